@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check prove clean
+
+demo: .venv/ready  ## an agent is killed five times and ends where it would have ended
+	$(BIN)/durable-store demo
+
+test: check  ## everything that every change must pass
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/basedpyright
+
+prove: .venv/ready  ## the long proofs, with a figure each; never part of CI
+	$(BIN)/pytest -m prove --prove -s -p no:cacheprovider
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,166 @@
+"""Where records live: the protocol of a backend, and the way from a URL to one.
+
+The whole library rests on one primitive that every backend has: *create the record at (key, step) unless one is
+there*. To write a backend, copy `durable_store_backends/memory.py`, name the class in an entry point of the group
+`durable_store.backends`, and inherit the classes of `durable_store_conformance` in your tests.
+"""
+
+import inspect
+import re
+from collections.abc import Collection, Iterator
+from typing import Protocol, Self
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from durable_store.errors import InvalidURL
+from durable_store.key import CheckpointKey
+
+ENTRY_POINTS = "durable_store.backends"
+
+
+class Backend(Protocol):
+    """Keeps records: bytes that it never looks into, each under a key and a step.
+
+    Safe to share among threads, and safe after `fork()`. Storage that is unreachable, refused, full or closed is
+    `StoreUnavailable` with the cause chained; nothing else leaks out. Reads create nothing: no file, table, bucket
+    or directory. Keys and steps are valid when they get here.
+    """
+
+    @classmethod
+    def from_url(cls, url: SplitResult, **options: str) -> Self:
+        """The backend that a URL names. Connects to nothing.
+
+        An implementation names the options it knows as keyword parameters, each a string with a default.
+
+        Raises:
+            InvalidURL: a part of the URL has no meaning here, or an option is ill-typed.
+        """
+        ...
+
+    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+        """Creates the record at (key, step) unless one is there, and returns the record that is there.
+
+        So `returned == record` means that it is ours. Atomic among threads, processes and machines: of any number of
+        racers one wins. When it returns, the record survives SIGKILL and power loss. A reader sees all of it or none.
+
+        Raises:
+            StoreUnavailable: with `maybe_saved` when the record may be there, or may still appear.
+        """
+        ...
+
+    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
+        """The highest step and its record, or None when the key has none.
+
+        Read-after-write, also across processes. Never decided by time stamps, nor by the order of a listing that the
+        service does not promise.
+        """
+        ...
+
+    def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
+        """Removes these steps, in the order given; those that are not there are no error.
+
+        Never visible as a half-removed record. What could not be removed is raised, never swallowed.
+        """
+        ...
+
+    def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
+        """One record, or None. With `first`, at least that many of its leading bytes; returning all is allowed."""
+        ...
+
+    def steps(self, key: CheckpointKey) -> list[int]:
+        """The steps that are there now, newest first."""
+        ...
+
+    def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
+        """The keys that have records now, of one goal or of all; streamed, each once, in no promised order."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of connections and handles; after it every verb is StoreUnavailable. Closing twice is fine."""
+        ...
+
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_SECRET = re.compile(
+    r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|signature|(api|access|account|private|shared)_?key$|conn(ection)?_str",
+    re.IGNORECASE,
+)
+
+
+def open_backend(url: str) -> Backend:
+    """The backend that a URL or a plain path names. Connects to nothing.
+
+    Raises:
+        InvalidURL: credentials in the URL, no installed backend for the scheme, an unknown or ill-typed option.
+    """
+    split = _split(url)
+    _refuse_credentials(split)
+    if split.fragment or url.endswith("#"):
+        raise InvalidURL(f"a store URL has no #fragment; in a path write %23 for #: {url}")
+    return _from_url(_backend_class(split.scheme), split)
+
+
+def _split(url: str) -> SplitResult:
+    if not isinstance(url, str) or not url.strip():
+        raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {url!r}")
+    if "\0" in url:
+        raise InvalidURL("a store URL holds no NUL character")
+    if _URL.match(url):
+        try:
+            return urlsplit(url)
+        except ValueError as err:
+            raise InvalidURL(f"not a URL: {err}") from err
+    nearly = _NEARLY_A_URL.match(url)
+    if nearly:
+        raise InvalidURL(f"{nearly[1]}: is followed by //, as in sqlite:///runs.db; for a path of that name write ./ before it")
+    if url.endswith((".db", ".sqlite", ".sqlite3")):
+        raise InvalidURL(
+            f"{url} looks like a SQLite database: write sqlite:///{url} for one, or file://<absolute path> for a directory of that name"
+        )
+    return SplitResult("file", "", url, "", "")
+
+
+def _refuse_credentials(url: SplitResult) -> None:
+    # The message shows no part of the URL: it would leak here what it refuses.
+    if ":" in url.netloc.rpartition("@")[0]:
+        raise InvalidURL(
+            f"the {url.scheme}:// URL carries a password; URLs end up in logs: use the service's own configuration or environment"
+        )
+    for name, _ in parse_qsl(url.query, keep_blank_values=True):
+        if _SECRET.search(name):
+            raise InvalidURL(
+                f"the {url.scheme}:// URL carries a secret in its option {name!r}; URLs end up in logs:"
+                " use the service's own configuration or environment"
+            )
+
+
+def _backend_class(scheme: str) -> type[Backend]:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - twice the import time of all of this package
+
+    found = entry_points(group=ENTRY_POINTS)
+    names = sorted({entry.name for entry in found})
+    if scheme not in names:
+        raise InvalidURL(
+            f"no backend for {scheme}://; installed are {', '.join(f'{name}://' for name in names) or 'none'}"
+            f" (others come with an extra or a package of their own: pip install 'durable-store[{scheme}]')"
+        )
+    try:
+        backend: type[Backend] = found[scheme].load()
+    except ModuleNotFoundError as err:
+        raise InvalidURL(f"{scheme}:// needs the module {err.name}: pip install 'durable-store[{scheme}]'") from err
+    return backend
+
+
+def _from_url(backend: type[Backend], url: SplitResult) -> Backend:
+    parameters = inspect.signature(backend.from_url).parameters.values()
+    valid = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(url.query, keep_blank_values=True):
+        if name not in valid and not takes_any:
+            known = f"the options are {', '.join(valid)}" if valid else "it has none"
+            raise InvalidURL(f"{url.scheme}:// has no option {name!r}; {known}")
+        if name in options:
+            raise InvalidURL(f"option {name!r} stands twice in the {url.scheme}:// URL")
+        options[name] = value
+    return backend.from_url(url, **options)

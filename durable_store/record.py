@@ -1,0 +1,358 @@
+"""One step in bytes: `<sha256> <header: one line of JSON>\\n<body>`, format 1.
+
+The digest covers everything behind the first space, and the header says where the record belongs, so that a record
+cannot be changed or moved without being found out. docs/FORMAT.md describes every byte.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, NoReturn
+
+import orjson
+
+from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, InvalidState
+from durable_store.key import MAX_STEP, CheckpointKey
+from durable_store.state import MAX_STATE, to_json
+
+VERSION = 1
+MAX_RECORD = 512 * 2**20
+MAX_HEADER = 64 * 2**10
+MAX_META = 32 * 2**10
+MAX_CLOSING = 32 * 2**10
+MAX_LIVE = 1500
+"""Steps in `live`: 17 bytes each fit the header beside the largest meta or closing; a run keeps at most 1000."""
+
+DIGEST = 64
+HEAD = DIGEST + 1 + MAX_HEADER + 1
+"""So many leading bytes of a record hold its whole header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One decoded record.
+
+    Attributes:
+        key: under which it was asked for.
+        step: its number.
+        state: the JSON value that was saved.
+        meta: the caller's JSON object beside it.
+        saved_at: when its writer saved it, in UTC, by the writer's clock.
+        writer: who saved it: host, process and a random tag.
+        size: bytes of the state's JSON.
+        skipped: damaged newer steps that were passed over to get here, newest first.
+    """
+
+    key: CheckpointKey
+    step: int
+    state: Any
+    meta: dict[str, Any]
+    saved_at: datetime
+    writer: str
+    size: int
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """What a record's header tells about a step, without its state; the body was not read.
+
+    Attributes:
+        key: under which the record lies.
+        step: its number.
+        meta: the caller's JSON object.
+        saved_at: when it was saved; None when the header is damaged.
+        writer: who saved it; empty when the header is damaged.
+        size: bytes of the state's JSON; 0 when the header is damaged.
+        encoding: the transforms of the body, `()` for plain JSON.
+        damaged: whether the header shows damage. False promises nothing about the body.
+    """
+
+    key: CheckpointKey
+    step: int
+    meta: dict[str, Any]
+    saved_at: datetime | None
+    writer: str
+    size: int
+    encoding: tuple[str, ...]
+    damaged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of a run, in its last record: `finished` or `failed`, and the result (a failed one's error text)."""
+
+    status: str
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a record, checked."""
+
+    key: CheckpointKey
+    step: int
+    writer: str
+    saved_at: datetime
+    type: str
+    encoding: tuple[str, ...]
+    bases: tuple[tuple[int, str], ...]
+    live: tuple[int, ...]
+    prev: tuple[int, str] | None
+    size: int
+    meta: dict[str, Any] = field(repr=False)
+    closing: Closing | None
+
+    def info(self) -> CheckpointInfo:
+        return CheckpointInfo(
+            self.key, self.step, self.meta, self.saved_at, self.writer, self.size, self.encoding, damaged=False
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An intact record: digest and place checked, bases there, body decoded to the state's JSON."""
+
+    header: Header
+    digest: str
+    json: bytes = field(repr=False)
+
+    def state(self) -> Any:
+        """The state, decoded afresh. Raises CheckpointDamaged where its writer wrote no JSON."""
+        try:
+            return orjson.loads(self.json)
+        except orjson.JSONDecodeError as err:
+            raise _damaged(self.header.key, self.header.step, f"its state is no JSON ({err})") from err
+
+    def checkpoint(self, skipped: tuple[int, ...] = ()) -> Checkpoint:
+        head = self.header
+        return Checkpoint(
+            head.key, head.step, self.state(), head.meta, head.saved_at, head.writer, head.size, skipped
+        )
+
+
+def writer_name(tag: str) -> str:
+    """Who writes: the host and process for people, and a tag that tells two writers of one process apart."""
+    return f"{platform.node() or 'localhost'}:{os.getpid()}:{tag}"
+
+
+def random_tag(size: int = 4) -> str:
+    return os.urandom(size).hex()
+
+
+def meta_json(meta: dict[str, Any] | None) -> bytes:
+    """The caller's meta as JSON. Raises InvalidState unless it is a dict of at most 32 KiB that JSON holds."""
+    if meta is None:
+        return b"{}"
+    if not isinstance(meta, dict):
+        raise InvalidState(f"meta must be a dict, not {type(meta).__name__}")
+    return _limited(to_json(meta, name="meta"), "meta", MAX_META)
+
+
+def closing_json(status: str, result: object) -> bytes:
+    """A closing as JSON. Raises InvalidState when JSON cannot hold the result, or 32 KiB cannot."""
+    json_result = to_json(result, name="result")
+    return _limited(b'{"status":"%s","result":%s}' % (status.encode(), json_result), "result", MAX_CLOSING)
+
+
+def _limited(json: bytes, name: str, most: int) -> bytes:
+    if len(json) > most:
+        raise InvalidState(f"{name}: {len(json)} bytes of JSON; the most is {most}: larger things belong in the state")
+    return json
+
+
+def timestamp(when: datetime) -> str:
+    """RFC 3339, UTC, microseconds."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def encode(
+    key: CheckpointKey,
+    step: int,
+    state: bytes,
+    *,
+    writer: str,
+    meta: bytes = b"{}",
+    live: Collection[int] = (),
+    prev: tuple[int, str] | None = None,
+    closing: bytes | None = None,
+) -> bytes:
+    """The record of one save call: state, meta and closing come as checked JSON. No two calls give the same bytes.
+
+    Raises:
+        InvalidState: the record would be larger than 512 MiB.
+    """
+    fields: dict[str, object] = {
+        "v": VERSION,
+        "goal": key.goal_id,
+        "episode": key.episode_id,
+        "checkpoint": key.checkpoint_id,
+        "step": step,
+        "id": random_tag(16),
+        "writer": writer,
+        "saved_at": timestamp(datetime.now(UTC)),
+        "type": "json",
+        "encoding": [],
+        "bases": [],
+        "live": list(live)[-MAX_LIVE:],
+        "prev": prev,
+        "size": len(state),
+    }
+    if closing is not None:
+        fields["closing"] = orjson.Fragment(closing)
+    fields["meta"] = orjson.Fragment(meta)
+    head = orjson.dumps(fields) + b"\n"
+    if DIGEST + 1 + len(head) + len(state) > MAX_RECORD:
+        raise InvalidState(f"$: the record would take {len(head) + len(state)} bytes; the most is {MAX_RECORD}")
+    digest = sha256(head)
+    digest.update(state)
+    return b"".join((digest.hexdigest().encode(), b" ", head, state))
+
+
+def digest_of(record: bytes) -> str:
+    """The digest that a record begins with; of an intact one, its own."""
+    return record[:DIGEST].decode("ascii", "replace")
+
+
+def decode(record: bytes, key: CheckpointKey, step: int, fetch: Callable[[int], bytes | None]) -> Record:
+    """The record found at (key, step), checked before anything of it is used; `fetch` loads its bases.
+
+    Raises:
+        CheckpointUnsupported: a newer version wrote it, or it uses what this version does not know.
+        CheckpointDamaged: anything else that is wrong with it; the message says what.
+    """
+    if len(record) > MAX_RECORD:
+        raise _damaged(key, step, f"it has {len(record)} bytes; the most is {MAX_RECORD}")
+    fields = _read_fields(record, key, step)
+    if not _is_intact(record):
+        raise _damaged(key, step, "its bytes do not match its digest")
+    header = _check_fields(fields, record, key, step)
+    if header.type != "json" or header.encoding:
+        what = f"type {header.type!r}" if header.type != "json" else f"encoding {', '.join(header.encoding)}"
+        raise CheckpointUnsupported(f"{key} step {step}: unknown {what}: upgrade durable-store to read it")
+    for base, digest in header.bases:
+        found = fetch(base)
+        if found is None or digest_of(found) != digest or not _is_intact(found):
+            raise _damaged(key, step, f"its base, step {base}, is {'gone' if found is None else 'another or damaged'}")
+    if header.size > MAX_STATE:
+        raise _damaged(key, step, f"its state has {header.size} bytes; the most is {MAX_STATE}")
+    body = record[record.index(b"\n") + 1 :]
+    if len(body) != header.size:
+        raise _damaged(key, step, f"its state has {len(body)} bytes where the header says {header.size}")
+    return Record(header, digest_of(record), body)
+
+
+def decode_header(leading: bytes, key: CheckpointKey, step: int) -> Header:
+    """The header from the first `HEAD` bytes of a record, or from more. The body is not looked at, nor the digest.
+
+    Raises:
+        CheckpointUnsupported, CheckpointDamaged: as far as the header shows.
+    """
+    return _check_fields(_read_fields(leading, key, step), leading, key, step)
+
+
+def _read_fields(leading: bytes, key: CheckpointKey, step: int) -> dict[str, Any]:
+    """The header's JSON object. `v` and `crit` come before everything else, so that old programs stop at new records."""
+    start = leading.find(b" ", 0, HEAD) + 1
+    end = leading.find(b"\n", start, start + MAX_HEADER + 1)
+    if not start or end < 0:
+        raise _damaged(key, step, "it does not begin like a record" if leading else "it is empty")
+    try:
+        fields = orjson.loads(leading[start:end])
+    except orjson.JSONDecodeError as err:
+        raise _damaged(key, step, f"its header is no JSON ({err})") from err
+    if not isinstance(fields, dict):
+        raise _damaged(key, step, "its header is no JSON object")
+    version = fields.get("v")
+    if type(version) is int and version > VERSION:
+        raise CheckpointUnsupported(f"{key} step {step}: format {version} is newer than {VERSION}: upgrade durable-store")
+    if type(version) is not int or version != VERSION:
+        raise _damaged(key, step, "its header has no format version")
+    if fields.get("crit", []) != []:
+        raise CheckpointUnsupported(f"{key} step {step}: it needs {fields['crit']!r:.80}: upgrade durable-store to read it")
+    return fields
+
+
+def _is_intact(record: bytes) -> bool:
+    return record[DIGEST : DIGEST + 1] == b" " and sha256(memoryview(record)[DIGEST + 1 :]).hexdigest() == digest_of(record)
+
+
+def _check_fields(fields: dict[str, Any], leading: bytes, key: CheckpointKey, step: int) -> Header:
+    def refuse(what: str) -> NoReturn:
+        raise _damaged(key, step, f"its header is wrong at {what}")
+
+    def once(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(names) != len(set(names)):
+            refuse("a name that stands twice")
+
+    def get(name: str, kind: type) -> Any:
+        value = fields.get(name)
+        return value if type(value) is kind else refuse(name)
+
+    def step_list(name: str) -> tuple[int, ...]:
+        steps = get(name, list)
+        return tuple(steps) if all(_is_step(each) for each in steps) else refuse(name)
+
+    def links(name: str, pairs: list[Any]) -> tuple[tuple[int, str], ...]:
+        return tuple((each[0], each[1]) if _is_link(each) else refuse(name) for each in pairs)
+
+    # orjson silently takes the last of two equal names; the standard library shows both.
+    json.loads(leading[leading.index(b" ") + 1 : leading.index(b"\n")], object_pairs_hook=once)
+    place = (get("goal", str), get("episode", int), get("checkpoint", str), get("step", int))
+    if place != (key.goal_id, key.episode_id, key.checkpoint_id, step):
+        raise _damaged(key, step, "it is the record of {!r}/{}/{!r} step {}, copied here".format(*place))
+    get("id", str)
+    encoding = get("encoding", list)
+    if not all(type(each) is str for each in encoding):
+        refuse("encoding")
+    size = get("size", int)
+    if size < 0:
+        refuse("size")
+    try:
+        saved_at = datetime.fromisoformat(get("saved_at", str)).astimezone(UTC)
+    except ValueError:
+        refuse("saved_at")
+    closing = None
+    if "closing" in fields:
+        end = get("closing", dict)
+        if end.get("status") not in ("finished", "failed"):
+            refuse("closing")
+        closing = Closing(end["status"], end.get("result"))
+    prev = fields.get("prev")
+    return Header(
+        key=key,
+        step=step,
+        writer=get("writer", str),
+        saved_at=saved_at,
+        type=get("type", str),
+        encoding=tuple(encoding),
+        bases=links("bases", get("bases", list)),
+        live=step_list("live"),
+        prev=None if prev is None else links("prev", [prev])[0],
+        size=size,
+        meta=get("meta", dict),
+        closing=closing,
+    )
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_STEP
+
+
+def _is_link(value: object) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 2
+        and _is_step(value[0])
+        and type(value[1]) is str
+        and len(value[1]) == DIGEST
+    )
+
+
+def _damaged(key: CheckpointKey, step: int, reason: str) -> CheckpointDamaged:
+    return CheckpointDamaged(f"{key} step {step} is damaged: {reason}")

@@ -1,0 +1,370 @@
+"""One writer going through the steps of one key, and why an old one cannot do harm.
+
+Process A hangs in a tool call at step 10; B resumes at 10 and commits 11 … 30. When A wakes, its very next commit must
+be refused, on every backend. Three rules make it so:
+
+1. Steps are write-once, and a run's next step is its last one + 1: A's next commit meets B's record.
+2. Retention never removes a run's first record, its *fence*: that record of B still stands where A goes on.
+3. After a run's first commit, and after one whose outcome was unknown, the run looks once at the highest step. Only
+   these two commits can land on a step that somebody else has used and pruned since. A higher step means: superseded.
+
+docs/ARCHITECTURE.md argues why these are enough, and tests/test_simulation.py tries to break them.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import orjson
+
+from durable_store import episode as episodes
+from durable_store.errors import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointNotFound,
+    InvalidArgument,
+    StoreUnavailable,
+)
+from durable_store.key import CheckpointKey
+from durable_store.record import (
+    Closing,
+    closing_json,
+    decode_header,
+    digest_of,
+    encode,
+    meta_json,
+    random_tag,
+    timestamp,
+    writer_name,
+)
+from durable_store.state import same_json, to_json
+
+if TYPE_CHECKING:
+    import logging
+
+    from durable_store.episode import Episode
+    from durable_store.store import Found, Store
+
+MAX_KEEP = 500
+
+
+def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None, initial: object) -> "Run":
+    """The run of a key's checkpoint id; `joins` says that the key's episode was named, else the newest is taken.
+
+    `Store.resume` makes the promises.
+    """
+    if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or not 1 <= keep <= MAX_KEEP):
+        raise InvalidArgument(f"keep must be an int from 1 to {MAX_KEEP}, or None to keep everything, not {keep!r}")
+    writer = writer_name(random_tag())
+    while True:
+        episode, new = _choose_episode(store, key, joins=joins, writer=writer)
+        key = CheckpointKey(key.goal_id, episode.id, key.checkpoint_id)
+        found = store.find(key, skip_damaged=True)
+        if new and found:
+            raise CheckpointConflict(
+                f"{key} already holds records up to step {found.highest}, and its episode was never started:"
+                " Store.save put them there; start an episode, or use another goal"
+            )
+        closing = found and found.record.header.closing
+        if not (found and closing and episode.root in ("", key.checkpoint_id)):
+            return Run(store, key, writer, keep, found, to_json(initial) if found is None else b"", episode, new)
+        # The process that finished was killed before it could write down the episode's end.
+        episodes.end(store.backend, key.goal_id, episode, closing, found.record.header.saved_at, writer)
+
+
+def _choose_episode(
+    store: "Store", key: CheckpointKey, *, joins: bool, writer: str
+) -> tuple["Episode", bytes | None]:
+    """The running episode to resume; or a new one, with the record that will start it."""
+    goal = key.goal_id
+    if joins:
+        return episodes.joinable(store.backend, goal, key.episode_id), None
+    number = episodes.newest_number(store.backend, goal)
+    episode = episodes.read(store.backend, goal, number) if number >= 0 else None
+    if episode is None or episode.status != "running":
+        return episodes.registration(goal, number + 1, key.checkpoint_id, writer)
+    if episode.root not in ("", key.checkpoint_id):
+        raise CheckpointNotFound(
+            f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {key.checkpoint_id!r}: resume it under"
+            f" {episode.root!r} (an id must be the same in every process), or join it with episode_id={number}"
+        )
+    return episode, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A commit that was sent and is not acknowledged yet."""
+
+    step: int
+    record: bytes
+    json: bytes
+    meta: bytes
+    live: list[int]
+    closing: bytes | None
+
+
+class Run:
+    """One writer's way through the steps of one key. `Store.resume` makes it.
+
+    Belongs to the process that resumed it; threads may share it, its commits are serialized. Leaving its `with` block,
+    also by an exception, finishes nothing: the next process resumes.
+
+    Attributes:
+        key: where it commits.
+        writer: its identity, in every record that it writes.
+        keep: how many of the newest steps stay at least; None for all.
+        step: the last committed step, −1 if there is none.
+        resumed: whether it goes on from a checkpoint.
+        skipped: damaged steps that were passed over to resume, newest first.
+    """
+
+    def __init__(
+        self,
+        store: "Store",
+        key: CheckpointKey,
+        writer: str,
+        keep: int | None,
+        found: "Found | None",
+        initial: bytes,
+        episode: "Episode",
+        registration: bytes | None,
+    ) -> None:
+        self.key = key
+        self.writer = writer
+        self.keep = keep
+        self.step = -1
+        self.resumed = found is not None
+        self.skipped: tuple[int, ...] = ()
+        self._store = store
+        self._episode = episode
+        self._registration = registration
+        self._json = initial
+        self._next = 0
+        self._prev: tuple[int, str] | None = None
+        self._live: list[int] = []  # the steps that retention may remove: all that is kept, besides fences
+        self._closing: Closing | None = None
+        self._has_fence = False
+        self._open: _Sent | None = None
+        self._refusal: str | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        if found:
+            header = found.record.header
+            self.step = header.step
+            self.skipped = found.skipped
+            self._json = found.record.json
+            self._next = found.highest + 1
+            self._prev = (header.step, found.record.digest)
+            self._live = list(header.live)
+            self._closing = header.closing
+        if self.skipped:
+            _log().warning(
+                "%s: resumed from step %d, past damaged %s", key, self.step, ", ".join(map(str, self.skipped))
+            )
+
+    def __repr__(self) -> str:
+        return f"<Run {self.key} at step {self.step}{', finished' if self.finished else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def state(self) -> Any:
+        """What was committed last, or `initial`; decoded afresh at each access, never an alias of what was committed."""
+        return orjson.loads(self._json)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the key is closed: a finished or failed run committed its closing record."""
+        return self._closing is not None
+
+    @property
+    def result(self) -> Any:
+        """What it finished with; the error's text if it failed; None while it goes on."""
+        return self._closing and self._closing.result
+
+    def commit(self, state: object, *, meta: dict[str, Any] | None = None) -> int:
+        """Commits a state as the next step and returns that step.
+
+        When it returns, the checkpoint survives SIGKILL and power loss, and was the newest of its key. The first commit of
+        a new episode registers it. A prune that fails never fails a commit.
+
+        Raises:
+            InvalidState: JSON would lose or cannot hold the state or meta; nothing was saved.
+            CheckpointConflict: another process has taken over, or the run is finished, or this is a forked child. Stop:
+                a run that was superseded stays refused. It does not say that nothing was saved.
+            StoreUnavailable: try again with the same state. With `maybe_saved` the outcome is unknown; the next commit
+                settles it first, and if that is of the same state and meta, just returns its step.
+        """
+        return self._commit(to_json(state), meta_json(meta), None)
+
+    def rewind(self, to_step: int) -> int:
+        """Commits state and meta of an earlier step as the next step, and returns that next step.
+
+        History is never rewritten: what came after `to_step` stays in it, and the rewind fences like any commit.
+
+        Raises:
+            CheckpointNotFound: retention or an operator has removed that step, or it never was.
+            CheckpointDamaged: it cannot be trusted. All that `commit` raises.
+        """
+        self._check_usable()
+        record = self._store.read(self.key, to_step)
+        return self._commit(record.json, meta_json(record.header.meta), None)
+
+    def finish(self, result: object = None, *, error: object = None) -> None:
+        """Closes the key with its last state and a result; with `error`, as failed, and the error's text is the result.
+
+        The closing record is the decision: of two that finish one wins, and nobody commits after it. If this run is the
+        episode's root, or the episode has none, the episode has ended, and the next resume starts a new one.
+
+        Raises:
+            InvalidState: JSON cannot hold the result, or it takes more than 32 KiB.
+            CheckpointConflict: another process has taken over, or it is finished with another result.
+            StoreUnavailable: with `maybe_saved` it can only be repeated as a finish.
+        """
+        if error is not None and result is not None:
+            raise InvalidArgument("finish takes a result or an error, not both")
+        if error is None:
+            closing = closing_json("finished", result)
+        else:
+            closing = closing_json("failed", str(error) or type(error).__name__)
+        self._commit(None, b"{}", closing)
+        self._end_episode()
+
+    def _commit(self, json: bytes | None, meta: bytes, closing: bytes | None) -> int:
+        """Sends one record, after what is still open is settled; without `json`, of the last state."""
+        self._check_usable()
+        with self._lock:
+            self._check_usable()  # again: the thread before us may have been refused
+            sent = self._open
+            if sent:
+                if sent.closing and not closing:
+                    raise CheckpointConflict(f"{self.key}: a finish is under way at step {sent.step}: repeat the finish")
+                self._send(sent, again=True)
+                if _same(sent.closing, closing) and (closing or (_same(sent.json, json) and _same(sent.meta, meta))):
+                    return self.step
+            if self._closing:
+                if closing and _closing_of(closing) == self._closing:
+                    return self.step
+                raise CheckpointConflict(f"{self.key} was closed at step {self.step}: {self._closing.status}")
+            self._register()
+            json = self._json if json is None else json
+            live = [] if self.keep is None else [*self._live, self._next] if self._has_fence else self._live
+            record = encode(
+                self.key, self._next, json, writer=self.writer, meta=meta, live=live, prev=self._prev, closing=closing
+            )
+            self._open = _Sent(self._next, record, json, meta, live, closing)
+            self._send(self._open, again=False)
+            return self.step
+
+    def _register(self) -> None:
+        """Starts the episode, before the first commit of a new one."""
+        if self._registration is None:
+            return
+        if not episodes.claim(self._store.backend, self.key.goal_id, (self._episode, self._registration)):
+            self._refuse(f"another process has started episode {self.key.episode_id} of goal {self.key.goal_id!r}")
+        self._registration = None
+
+    def _send(self, sent: _Sent, *, again: bool) -> None:
+        """Saves the open record and acknowledges it; whatever interrupts this leaves it open."""
+        try:
+            there = self._store.backend.save(self.key, sent.step, sent.record)
+        except StoreUnavailable as err:
+            if err.maybe_saved:
+                raise
+            if again:  # nothing was sent now, but it was before
+                raise StoreUnavailable(str(err), maybe_saved=True) from err
+            self._open = None
+            raise
+        if there != sent.record:
+            self._refuse(f"{self.key} step {sent.step} {self._owner(sent.step, there)}")
+        if again or not self._has_fence:
+            self._look(sent)
+        self._acknowledge(sent)
+
+    def _look(self, sent: _Sent) -> None:
+        """Rule 3: makes sure that our record is the newest, and did not land where somebody else has been."""
+        try:
+            newest = self._store.backend.latest(self.key)
+        except StoreUnavailable as err:
+            raise StoreUnavailable(
+                f"step {sent.step} is saved, but not known to be the newest: {err}", maybe_saved=True
+            ) from err
+        if newest is None or newest[0] < sent.step:
+            self._refuse(f"{self.key} step {sent.step} was removed as soon as it was there: the key was deleted or pruned")
+        if newest[0] > sent.step:
+            self._refuse(f"{self.key} is at step {newest[0]}, beyond our {sent.step}: that {self._owner(*newest)}")
+
+    def _acknowledge(self, sent: _Sent) -> None:
+        self._open = None
+        self.step = sent.step
+        self._next = sent.step + 1
+        self._prev = (sent.step, digest_of(sent.record))
+        self._json = sent.json
+        self._live = sent.live
+        self._closing = _closing_of(sent.closing) if sent.closing else None
+        self._has_fence = True
+        self._retain()
+
+    def _retain(self) -> None:
+        """Once 2·keep steps have gathered, removes all but the newest keep: one prune for keep commits."""
+        if self.keep is None or len(self._live) < 2 * self.keep:
+            return
+        try:
+            self._store.backend.prune(self.key, self._live[: -self.keep])
+        except Exception as err:  # noqa: BLE001 - the commit is durable; nothing a backend raises here may undo that
+            _log().warning("%s: pruning failed and is tried again with the next commit: %s", self.key, err)
+        else:
+            self._live = self._live[-self.keep :]
+
+    def _end_episode(self) -> None:
+        if self._episode.root not in ("", self.key.checkpoint_id) or not self._closing:
+            return
+        now = datetime.now(UTC)
+        try:
+            episodes.end(self._store.backend, self.key.goal_id, self._episode, self._closing, now, self.writer)
+        except StoreUnavailable as err:
+            _log().warning("%s is finished, its episode's end is left to the next resume: %s", self.key, err)
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise CheckpointConflict(
+                f"{self.key}: this run belongs to process {self._pid}, not to its forked child {os.getpid()}: resume there"
+            )
+        if self._refusal:
+            raise CheckpointConflict(self._refusal)
+
+    def _owner(self, step: int, record: bytes) -> str:
+        try:
+            header = decode_header(record, self.key, step)
+        except CheckpointDamaged:
+            return "is held by a record that cannot be read"
+        return f"was saved by {header.writer} at {timestamp(header.saved_at)}"
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._refusal = f"{what}; this run ({self.writer}) is superseded: stop, or resume afresh"
+        self._open = None
+        raise CheckpointConflict(self._refusal)
+
+
+def _same(one: bytes | None, other: bytes | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or same_json(orjson.loads(one), orjson.loads(other))
+
+
+def _closing_of(json: bytes) -> Closing:
+    return Closing(**orjson.loads(json))
+
+
+def _log() -> "logging.Logger":
+    import logging  # noqa: PLC0415 - only where something is wrong
+
+    return logging.getLogger("durable_store")

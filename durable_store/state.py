@@ -1,0 +1,117 @@
+"""State as JSON: what goes in comes out equal, or is refused with its path.
+
+orjson is fast and lenient: it writes NaN as null and a UUID as a string, and both would come back as something else.
+So a state is looked through before it counts as encoded, a level of nesting at a time and by type, which costs a few
+per cent of the encoding; only where that finds something unusual is it walked value by value.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from math import inf, isfinite, isnan
+from typing import Any
+
+import orjson
+
+from durable_store.errors import InvalidState
+
+MAX_STATE = 2**30
+"""Bytes of a state's JSON."""
+
+MAX_DEPTH = 250
+"""Containers inside one another; orjson itself reads 1024 and writes 254."""
+
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_CONTAINERS = frozenset({dict, list, tuple})
+_USUAL = _CONTAINERS | {str, int, bool, float, type(None)}
+
+
+def to_json(value: object, *, name: str = "$") -> bytes:
+    """The value as compact UTF-8 JSON.
+
+    Takes dicts with string keys, lists, tuples (they come back as lists), strings, ints from -2**63 to 2**64-1,
+    finite floats, bools, None, and Enum members (their values come back).
+
+    Raises:
+        InvalidState: anything else, nesting beyond 250, or more than 1 GiB; with the path of the first offender,
+            `$.messages[3].score: NaN`. `name` stands at the path's beginning.
+    """
+    try:
+        json = orjson.dumps(value, option=_OPTIONS)
+    except orjson.JSONEncodeError as err:
+        raise InvalidState(next(_offenders(value, name, 0), f"{name}: {err}")) from err
+    if not _is_usual(value, json):
+        for offender in _offenders(value, name, 0):
+            raise InvalidState(offender)
+    if len(json) > MAX_STATE:
+        raise InvalidState(f"{name}: {len(json)} bytes of JSON; the most is {MAX_STATE}")
+    return json
+
+
+def same_json(one: object, other: object) -> bool:
+    """Whether two values that JSON holds are equal as JSON, whatever the order of keys; 1, 1.0 and true differ."""
+    return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
+
+
+def _is_usual(value: object, json: bytes) -> bool:
+    """True when nothing in the value can have been changed by encoding it; False when that must be looked into."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        types = set(map(type, level))
+        if not types <= _USUAL:
+            return False
+        if float in types and b"null" in json and not all(isfinite(v) for v in level if type(v) is float):
+            return False
+        if types.isdisjoint(_CONTAINERS):
+            return True
+        containers = [v for v in level if type(v) in _CONTAINERS]
+        level = []
+        for container in containers:
+            level += container.values() if type(container) is dict else container
+    return False
+
+
+def _offenders(value: Any, path: str, depth: int) -> Iterator[str]:
+    """Whatever JSON would lose or cannot hold, in document order."""
+    match value:
+        case Enum():
+            yield from _offenders(value.value, path, depth)
+        case None | bool():
+            pass
+        case int():
+            if not -(2**63) <= value < 2**64:
+                yield f"{path}: an integer outside -2**63 … 2**64-1"
+        case float() if type(value) is float:
+            if not isfinite(value):
+                yield f"{path}: {'NaN' if isnan(value) else 'Infinity' if value == inf else '-Infinity'}"
+        case str():
+            if not _is_unicode(value):
+                yield f"{path}: a lone surrogate"
+        case dict() | list() | tuple() if depth == MAX_DEPTH:
+            yield f"{path[:200]}…: nested deeper than {MAX_DEPTH}, or containing itself"
+        case dict():
+            for key, item in value.items():
+                if type(key) is not str:
+                    yield f"{path}: the key {key!r:.80} is {_type(key)}, not a plain string"
+                elif not _is_unicode(key):
+                    yield f"{path}: a lone surrogate in the key {key!r:.80}"
+                else:
+                    inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{to_json(key).decode()}]"
+                    yield from _offenders(item, inner, depth + 1)
+        case list() | tuple() if isinstance(value, list) or type(value) is tuple:
+            for index, item in enumerate(value):
+                yield from _offenders(item, f"{path}[{index}]", depth + 1)
+        case _:
+            yield f"{path}: {_type(value)} is no JSON type (convert it first: model_dump(), asdict(), isoformat(), str() …)"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _type(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

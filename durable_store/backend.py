@@ -3,13 +3,19 @@
 The whole library rests on one primitive that every backend has: *create the record at (key, step) unless one is
 there*. To write a backend, copy `durable_store_backends/memory.py`, name the class in an entry point of the group
 `durable_store.backends`, and inherit the classes of `durable_store_conformance` in your tests.
+
+The class that an entry point names has one thing more than the protocol:
+`from_url(cls, url: SplitResult, **options: str)`, which makes the backend that a URL names and connects to nothing. It
+names its options as keyword-only parameters, and raises InvalidURL for a part of the URL that has no meaning to it and
+for an ill-typed option.
 """
 
 import inspect
+import os
 import re
-from collections.abc import Collection, Iterator
-from typing import Protocol, Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from durable_store.errors import InvalidURL
 from durable_store.key import CheckpointKey
@@ -24,17 +30,6 @@ class Backend(Protocol):
     `StoreUnavailable` with the cause chained; nothing else leaks out. Reads create nothing: no file, table, bucket
     or directory. Keys and steps are valid when they get here.
     """
-
-    @classmethod
-    def from_url(cls, url: SplitResult, **options: str) -> Self:
-        """The backend that a URL names. Connects to nothing.
-
-        An implementation names the options it knows as keyword parameters, each a string with a default.
-
-        Raises:
-            InvalidURL: a part of the URL has no meaning here, or an option is ill-typed.
-        """
-        ...
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
         """Creates the record at (key, step) unless one is there, and returns the record that is there.
@@ -81,6 +76,7 @@ class Backend(Protocol):
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_PASSWORD = re.compile(_URL.pattern + r"[^/]*:[^/]*@")
 _SECRET = re.compile(
     r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|signature|(api|access|account|private|shared)_?key$|conn(ection)?_str",
     re.IGNORECASE,
@@ -94,10 +90,11 @@ def open_backend(url: str) -> Backend:
         InvalidURL: credentials in the URL, no installed backend for the scheme, an unknown or ill-typed option.
     """
     split = _split(url)
-    _refuse_credentials(split)
-    if split.fragment or url.endswith("#"):
-        raise InvalidURL(f"a store URL has no #fragment; in a path write %23 for #: {url}")
-    return _from_url(_backend_class(split.scheme), split)
+    _refuse_credentials(split, url)
+    if split.fragment or (url.endswith("#") and _URL.match(url)):
+        raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
+    from_url = _from_url_of(split.scheme)
+    return from_url(split, **_options(split, from_url))
 
 
 def _split(url: str) -> SplitResult:
@@ -112,19 +109,26 @@ def _split(url: str) -> SplitResult:
             raise InvalidURL(f"not a URL: {err}") from err
     nearly = _NEARLY_A_URL.match(url)
     if nearly:
-        raise InvalidURL(f"{nearly[1]}: is followed by //, as in sqlite:///runs.db; for a path of that name write ./ before it")
+        raise InvalidURL(
+            f"{nearly[1]}: is followed by // in a URL, as in sqlite:///runs.db; before a path of that name write ./"
+        )
     if url.endswith((".db", ".sqlite", ".sqlite3")):
         raise InvalidURL(
-            f"{url} looks like a SQLite database: write sqlite:///{url} for one, or file://<absolute path> for a directory of that name"
+            f"{url} looks like a SQLite database: write sqlite:///{url} for one,"
+            " or file:///absolute/path for a directory of that name"
         )
-    return SplitResult("file", "", url, "", "")
+    # Quoted, because a backend undoes the %xx of a URL's path: in a plain path they stand for themselves.
+    path = os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - Path keeps `..`, and raises for ~nobody
+    return SplitResult("file", "", quote(os.fsencode(path)), "", "")
 
 
-def _refuse_credentials(url: SplitResult) -> None:
-    # The message shows no part of the URL: it would leak here what it refuses.
-    if ":" in url.netloc.rpartition("@")[0]:
+def _refuse_credentials(url: SplitResult, whole: str) -> None:
+    # The message shows no part of the URL: it would leak here what it refuses. A password may hold # or ?, so the
+    # whole text is searched, not the host that the parser has found.
+    if _PASSWORD.match(whole):
         raise InvalidURL(
-            f"the {url.scheme}:// URL carries a password; URLs end up in logs: use the service's own configuration or environment"
+            f"the {url.scheme}:// URL carries a password; URLs end up in logs:"
+            " use the service's own configuration or environment"
         )
     for name, _ in parse_qsl(url.query, keep_blank_values=True):
         if _SECRET.search(name):
@@ -134,7 +138,7 @@ def _refuse_credentials(url: SplitResult) -> None:
             )
 
 
-def _backend_class(scheme: str) -> type[Backend]:
+def _from_url_of(scheme: str) -> Callable[..., Backend]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - twice the import time of all of this package
 
     found = entry_points(group=ENTRY_POINTS)
@@ -142,17 +146,18 @@ def _backend_class(scheme: str) -> type[Backend]:
     if scheme not in names:
         raise InvalidURL(
             f"no backend for {scheme}://; installed are {', '.join(f'{name}://' for name in names) or 'none'}"
-            f" (others come with an extra or a package of their own: pip install 'durable-store[{scheme}]')"
+            " (others come with an extra of durable-store, or in a package of their own)"
         )
     try:
-        backend: type[Backend] = found[scheme].load()
+        from_url: Callable[..., Backend] = found[scheme].load().from_url
     except ModuleNotFoundError as err:
         raise InvalidURL(f"{scheme}:// needs the module {err.name}: pip install 'durable-store[{scheme}]'") from err
-    return backend
+    return from_url
 
 
-def _from_url(backend: type[Backend], url: SplitResult) -> Backend:
-    parameters = inspect.signature(backend.from_url).parameters.values()
+def _options(url: SplitResult, from_url: Callable[..., Backend]) -> dict[str, str]:
+    """The options in the URL's query, each known to the backend and named once."""
+    parameters = inspect.signature(from_url).parameters.values()
     valid = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     options: dict[str, str] = {}
@@ -163,4 +168,4 @@ def _from_url(backend: type[Backend], url: SplitResult) -> Backend:
         if name in options:
             raise InvalidURL(f"option {name!r} stands twice in the {url.scheme}:// URL")
         options[name] = value
-    return backend.from_url(url, **options)
+    return options

@@ -10,7 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from durable_store.backend import Backend
-from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointNotFound, CheckpointUnsupported
+from durable_store.errors import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointNotFound,
+    CheckpointUnsupported,
+)
 from durable_store.key import EPISODE_ID, MAX_EPISODE, CheckpointKey
 from durable_store.record import Closing, decode, encode, timestamp
 from durable_store.state import to_json
@@ -41,7 +46,7 @@ class Episode:
 
 
 def newest_number(backend: Backend, goal_id: str) -> int:
-    """The highest number ever handed out for the goal, −1 if none was."""
+    """The highest number ever handed out for the goal, -1 if none was."""
 
     def exists(number: int) -> bool:
         return number <= MAX_EPISODE and backend.load(_key(goal_id, number), STARTED, first=1) is not None

@@ -118,7 +118,7 @@ def id_from_storage_name(name: str) -> str | None:
     return part if storage_name(part) == name else None
 
 
-def _id(what: str, value: str) -> str:
+def _id(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidKey(f"{what} must be a string, not {type(value).__name__}: {value!r:.80}")
     value = str.__str__(value)  # a plain str, also of an Enum that is one

@@ -1,4 +1,4 @@
-"""One step in bytes: `<sha256> <header: one line of JSON>\\n<body>`, format 1.
+"""One step in bytes: `<sha256> <header: one line of JSON><newline><body>`, format 1.
 
 The digest covers everything behind the first space, and the header says where the record belongs, so that a record
 cannot be changed or moved without being found out. docs/FORMAT.md describes every byte.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import orjson
 
@@ -108,8 +108,16 @@ class Header:
     closing: Closing | None
 
     def info(self) -> CheckpointInfo:
+        """What history shows of it."""
         return CheckpointInfo(
-            self.key, self.step, self.meta, self.saved_at, self.writer, self.size, self.encoding, damaged=False
+            self.key,
+            self.step,
+            self.meta,
+            self.saved_at,
+            self.writer,
+            self.size,
+            self.encoding,
+            damaged=False,
         )
 
 
@@ -129,10 +137,9 @@ class Record:
             raise _damaged(self.header.key, self.header.step, f"its state is no JSON ({err})") from err
 
     def checkpoint(self, skipped: tuple[int, ...] = ()) -> Checkpoint:
+        """What the store's verbs return of it."""
         head = self.header
-        return Checkpoint(
-            head.key, head.step, self.state(), head.meta, head.saved_at, head.writer, head.size, skipped
-        )
+        return Checkpoint(head.key, head.step, self.state(), head.meta, head.saved_at, head.writer, head.size, skipped)
 
 
 def writer_name(tag: str) -> str:
@@ -141,6 +148,7 @@ def writer_name(tag: str) -> str:
 
 
 def random_tag(size: int = 4) -> str:
+    """So many random bytes in hex."""
     return os.urandom(size).hex()
 
 
@@ -256,102 +264,115 @@ def decode_header(leading: bytes, key: CheckpointKey, step: int) -> Header:
 
 
 def _read_fields(leading: bytes, key: CheckpointKey, step: int) -> dict[str, Any]:
-    """The header's JSON object. `v` and `crit` come before everything else, so that old programs stop at new records."""
+    """The header's JSON object; `v` and `crit` come before all else, so that old programs stop at new records."""
     start = leading.find(b" ", 0, HEAD) + 1
     end = leading.find(b"\n", start, start + MAX_HEADER + 1)
     if not start or end < 0:
         raise _damaged(key, step, "it does not begin like a record" if leading else "it is empty")
     try:
-        fields = orjson.loads(leading[start:end])
+        parsed = orjson.loads(leading[start:end])
     except orjson.JSONDecodeError as err:
         raise _damaged(key, step, f"its header is no JSON ({err})") from err
-    if not isinstance(fields, dict):
+    if not isinstance(parsed, dict):
         raise _damaged(key, step, "its header is no JSON object")
+    fields = cast("dict[str, Any]", parsed)
     version = fields.get("v")
     if type(version) is int and version > VERSION:
-        raise CheckpointUnsupported(f"{key} step {step}: format {version} is newer than {VERSION}: upgrade durable-store")
+        raise CheckpointUnsupported(
+            f"{key} step {step}: format {version} is newer than {VERSION}: upgrade durable-store"
+        )
     if type(version) is not int or version != VERSION:
         raise _damaged(key, step, "its header has no format version")
     if fields.get("crit", []) != []:
-        raise CheckpointUnsupported(f"{key} step {step}: it needs {fields['crit']!r:.80}: upgrade durable-store to read it")
+        raise CheckpointUnsupported(
+            f"{key} step {step}: it needs {fields['crit']!r:.80}: upgrade durable-store to read it"
+        )
     return fields
 
 
 def _is_intact(record: bytes) -> bool:
-    return record[DIGEST : DIGEST + 1] == b" " and sha256(memoryview(record)[DIGEST + 1 :]).hexdigest() == digest_of(record)
+    return record[DIGEST : DIGEST + 1] == b" " and sha256(memoryview(record)[DIGEST + 1 :]).hexdigest() == digest_of(
+        record
+    )
 
 
 def _check_fields(fields: dict[str, Any], leading: bytes, key: CheckpointKey, step: int) -> Header:
-    def refuse(what: str) -> NoReturn:
-        raise _damaged(key, step, f"its header is wrong at {what}")
-
-    def once(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(names) != len(set(names)):
-            refuse("a name that stands twice")
-
-    def get(name: str, kind: type) -> Any:
-        value = fields.get(name)
-        return value if type(value) is kind else refuse(name)
-
-    def step_list(name: str) -> tuple[int, ...]:
-        steps = get(name, list)
-        return tuple(steps) if all(_is_step(each) for each in steps) else refuse(name)
-
-    def links(name: str, pairs: list[Any]) -> tuple[tuple[int, str], ...]:
-        return tuple((each[0], each[1]) if _is_link(each) else refuse(name) for each in pairs)
-
+    of = _Fields(fields, key, step)
     # orjson silently takes the last of two equal names; the standard library shows both.
-    json.loads(leading[leading.index(b" ") + 1 : leading.index(b"\n")], object_pairs_hook=once)
-    place = (get("goal", str), get("episode", int), get("checkpoint", str), get("step", int))
+    json.loads(leading[leading.index(b" ") + 1 : leading.index(b"\n")], object_pairs_hook=of.refuse_twins)
+    place = (of.get("goal", str), of.get("episode", int), of.get("checkpoint", str), of.get("step", int))
     if place != (key.goal_id, key.episode_id, key.checkpoint_id, step):
         raise _damaged(key, step, "it is the record of {!r}/{}/{!r} step {}, copied here".format(*place))
-    get("id", str)
-    encoding = get("encoding", list)
-    if not all(type(each) is str for each in encoding):
-        refuse("encoding")
-    size = get("size", int)
-    if size < 0:
-        refuse("size")
-    try:
-        saved_at = datetime.fromisoformat(get("saved_at", str)).astimezone(UTC)
-    except ValueError:
-        refuse("saved_at")
-    closing = None
-    if "closing" in fields:
-        end = get("closing", dict)
-        if end.get("status") not in ("finished", "failed"):
-            refuse("closing")
-        closing = Closing(end["status"], end.get("result"))
-    prev = fields.get("prev")
+    of.get("id", str)
     return Header(
         key=key,
         step=step,
-        writer=get("writer", str),
-        saved_at=saved_at,
-        type=get("type", str),
-        encoding=tuple(encoding),
-        bases=links("bases", get("bases", list)),
-        live=step_list("live"),
-        prev=None if prev is None else links("prev", [prev])[0],
-        size=size,
-        meta=get("meta", dict),
-        closing=closing,
+        writer=of.get("writer", str),
+        saved_at=of.time("saved_at"),
+        type=of.get("type", str),
+        encoding=of.each("encoding", lambda name: type(name) is str),
+        bases=tuple((base, digest) for base, digest in of.each("bases", _is_link)),
+        live=of.each("live", _is_step),
+        prev=of.link_or_null("prev"),
+        size=of.get("size", int),
+        meta=of.get("meta", dict),
+        closing=of.closing() if "closing" in fields else None,
     )
 
 
-def _is_step(value: object) -> bool:
+class _Fields:
+    """The fields of a header, each taken with its type or refused as damage."""
+
+    def __init__(self, fields: dict[str, Any], key: CheckpointKey, step: int) -> None:
+        self._fields = fields
+        self._key = key
+        self._step = step
+
+    def refuse(self, what: str) -> NoReturn:
+        raise _damaged(self._key, self._step, f"its header is wrong at {what}")
+
+    def refuse_twins(self, pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(names) != len(set(names)):
+            self.refuse("a name that stands twice")
+
+    def get(self, name: str, kind: type) -> Any:
+        value = self._fields.get(name)
+        return value if type(value) is kind else self.refuse(name)
+
+    def each(self, name: str, is_right: Callable[[Any], bool]) -> tuple[Any, ...]:
+        values = self.get(name, list)
+        return tuple(values) if all(map(is_right, values)) else self.refuse(name)
+
+    def time(self, name: str) -> datetime:
+        try:
+            return datetime.fromisoformat(self.get(name, str)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.refuse(name)
+
+    def link_or_null(self, name: str) -> tuple[int, str] | None:
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        return (value[0], value[1]) if _is_link(value) else self.refuse(name)
+
+    def closing(self) -> Closing:
+        closing = self.get("closing", dict)
+        if closing.get("status") not in ("finished", "failed") or "result" not in closing:
+            self.refuse("closing")
+        return Closing(closing["status"], closing["result"])
+
+
+def _is_step(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_STEP
 
 
-def _is_link(value: object) -> bool:
-    return (
-        type(value) is list
-        and len(value) == 2
-        and _is_step(value[0])
-        and type(value[1]) is str
-        and len(value[1]) == DIGEST
-    )
+def _is_link(value: Any) -> bool:
+    match value:
+        case [step, str(digest)]:
+            return _is_step(step) and len(digest) == DIGEST
+        case _:
+            return False
 
 
 def _damaged(key: CheckpointKey, step: int, reason: str) -> CheckpointDamaged:

@@ -65,7 +65,7 @@ def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None,
         found = store.find(key, skip_damaged=True)
         if new and found:
             raise CheckpointConflict(
-                f"{key} already holds records up to step {found.highest}, and its episode was never started:"
+                f"{key} holds records up to step {found.highest}, but its episode was never started:"
                 " Store.save put them there; start an episode, or use another goal"
             )
         closing = found and found.record.header.closing
@@ -75,9 +75,7 @@ def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None,
         episodes.end(store.backend, key.goal_id, episode, closing, found.record.header.saved_at, writer)
 
 
-def _choose_episode(
-    store: "Store", key: CheckpointKey, *, joins: bool, writer: str
-) -> tuple["Episode", bytes | None]:
+def _choose_episode(store: "Store", key: CheckpointKey, *, joins: bool, writer: str) -> tuple["Episode", bytes | None]:
     """The running episode to resume; or a new one, with the record that will start it."""
     goal = key.goal_id
     if joins:
@@ -88,8 +86,8 @@ def _choose_episode(
         return episodes.registration(goal, number + 1, key.checkpoint_id, writer)
     if episode.root not in ("", key.checkpoint_id):
         raise CheckpointNotFound(
-            f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {key.checkpoint_id!r}: resume it under"
-            f" {episode.root!r} (an id must be the same in every process), or join it with episode_id={number}"
+            f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {key.checkpoint_id!r}: resume it"
+            f" under {episode.root!r} (an id is the same in every process), or join it with episode_id={number}"
         )
     return episode, None
 
@@ -116,7 +114,7 @@ class Run:
         key: where it commits.
         writer: its identity, in every record that it writes.
         keep: how many of the newest steps stay at least; None for all.
-        step: the last committed step, −1 if there is none.
+        step: the last committed step, -1 if there is none.
         resumed: whether it goes on from a checkpoint.
         skipped: damaged steps that were passed over to resume, newest first.
     """
@@ -177,7 +175,7 @@ class Run:
 
     @property
     def state(self) -> Any:
-        """What was committed last, or `initial`; decoded afresh at each access, never an alias of what was committed."""
+        """What was committed last, or `initial`; decoded afresh at each access, never an alias."""
         return orjson.loads(self._json)
 
     @property
@@ -193,8 +191,8 @@ class Run:
     def commit(self, state: object, *, meta: dict[str, Any] | None = None) -> int:
         """Commits a state as the next step and returns that step.
 
-        When it returns, the checkpoint survives SIGKILL and power loss, and was the newest of its key. The first commit of
-        a new episode registers it. A prune that fails never fails a commit.
+        When it returns, the checkpoint survives SIGKILL and power loss, and was the newest of its key. The first
+        commit of a new episode registers it. A prune that fails never fails a commit.
 
         Raises:
             InvalidState: JSON would lose or cannot hold the state or meta; nothing was saved.
@@ -246,7 +244,9 @@ class Run:
             sent = self._open
             if sent:
                 if sent.closing and not closing:
-                    raise CheckpointConflict(f"{self.key}: a finish is under way at step {sent.step}: repeat the finish")
+                    raise CheckpointConflict(
+                        f"{self.key}: a finish is under way at step {sent.step}: repeat the finish"
+                    )
                 self._send(sent, again=True)
                 if _same(sent.closing, closing) and (closing or (_same(sent.json, json) and _same(sent.meta, meta))):
                     return self.step
@@ -258,7 +258,14 @@ class Run:
             json = self._json if json is None else json
             live = [] if self.keep is None else [*self._live, self._next] if self._has_fence else self._live
             record = encode(
-                self.key, self._next, json, writer=self.writer, meta=meta, live=live, prev=self._prev, closing=closing
+                self.key,
+                self._next,
+                json,
+                writer=self.writer,
+                meta=meta,
+                live=live,
+                prev=self._prev,
+                closing=closing,
             )
             self._open = _Sent(self._next, record, json, meta, live, closing)
             self._send(self._open, again=False)
@@ -298,7 +305,9 @@ class Run:
                 f"step {sent.step} is saved, but not known to be the newest: {err}", maybe_saved=True
             ) from err
         if newest is None or newest[0] < sent.step:
-            self._refuse(f"{self.key} step {sent.step} was removed as soon as it was there: the key was deleted or pruned")
+            self._refuse(
+                f"{self.key} step {sent.step} was removed as soon as it was there: the key was deleted or pruned"
+            )
         if newest[0] > sent.step:
             self._refuse(f"{self.key} is at step {newest[0]}, beyond our {sent.step}: that {self._owner(*newest)}")
 
@@ -319,7 +328,7 @@ class Run:
             return
         try:
             self._store.backend.prune(self.key, self._live[: -self.keep])
-        except Exception as err:  # noqa: BLE001 - the commit is durable; nothing a backend raises here may undo that
+        except Exception as err:  # noqa: BLE001 - the commit is durable: nothing that a backend raises undoes it
             _log().warning("%s: pruning failed and is tried again with the next commit: %s", self.key, err)
         else:
             self._live = self._live[-self.keep :]
@@ -336,7 +345,7 @@ class Run:
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise CheckpointConflict(
-                f"{self.key}: this run belongs to process {self._pid}, not to its forked child {os.getpid()}: resume there"
+                f"{self.key}: this run belongs to process {self._pid}, not to its forked child: resume afresh there"
             )
         if self._refusal:
             raise CheckpointConflict(self._refusal)

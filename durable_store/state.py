@@ -7,8 +7,8 @@ per cent of the encoding; only where that finds something unusual is it walked v
 
 from collections.abc import Iterator
 from enum import Enum
-from math import inf, isfinite, isnan
-from typing import Any
+from math import isfinite, isnan
+from typing import Any, cast
 
 import orjson
 
@@ -72,36 +72,43 @@ def _is_usual(value: object, json: bytes) -> bool:
 
 def _offenders(value: Any, path: str, depth: int) -> Iterator[str]:
     """Whatever JSON would lose or cannot hold, in document order."""
-    match value:
-        case Enum():
-            yield from _offenders(value.value, path, depth)
-        case None | bool():
-            pass
-        case int():
-            if not -(2**63) <= value < 2**64:
-                yield f"{path}: an integer outside -2**63 … 2**64-1"
-        case float() if type(value) is float:
-            if not isfinite(value):
-                yield f"{path}: {'NaN' if isnan(value) else 'Infinity' if value == inf else '-Infinity'}"
-        case str():
-            if not _is_unicode(value):
-                yield f"{path}: a lone surrogate"
-        case dict() | list() | tuple() if depth == MAX_DEPTH:
-            yield f"{path[:200]}…: nested deeper than {MAX_DEPTH}, or containing itself"
-        case dict():
-            for key, item in value.items():
-                if type(key) is not str:
-                    yield f"{path}: the key {key!r:.80} is {_type(key)}, not a plain string"
-                elif not _is_unicode(key):
-                    yield f"{path}: a lone surrogate in the key {key!r:.80}"
-                else:
-                    inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{to_json(key).decode()}]"
-                    yield from _offenders(item, inner, depth + 1)
-        case list() | tuple() if isinstance(value, list) or type(value) is tuple:
-            for index, item in enumerate(value):
-                yield from _offenders(item, f"{path}[{index}]", depth + 1)
-        case _:
-            yield f"{path}: {_type(value)} is no JSON type (convert it first: model_dump(), asdict(), isoformat(), str() …)"
+    if isinstance(value, Enum):
+        yield from _offenders(value.value, path, depth)
+    elif not (isinstance(value, (dict, list)) or type(value) is tuple):
+        reason = _offence(value)
+        if reason:
+            yield f"{path}: {reason}"
+    elif depth == MAX_DEPTH:
+        yield f"{path[:200]}…: nested deeper than {MAX_DEPTH}, or containing itself"
+    elif isinstance(value, dict):
+        yield from _offenders_in_dict(cast("dict[object, object]", value), path, depth + 1)
+    else:
+        for index, item in enumerate(cast("list[object]", value)):
+            yield from _offenders(item, f"{path}[{index}]", depth + 1)
+
+
+def _offence(value: object) -> str | None:
+    """What is wrong with a value that holds no others."""
+    if isinstance(value, str):
+        return None if _is_unicode(value) else "a lone surrogate"
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**64 else "an integer outside -2**63 … 2**64-1"
+    if type(value) is float:
+        return None if isfinite(value) else "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None:
+        return None
+    return f"{_type(value)} is no JSON type (convert it first: model_dump(), asdict(), isoformat() …)"
+
+
+def _offenders_in_dict(value: dict[object, object], path: str, depth: int) -> Iterator[str]:
+    for key, item in value.items():
+        if type(key) is not str:
+            yield f"{path}: the key {key!r:.80} is {_type(key)}, not a plain string"
+        elif not _is_unicode(key):
+            yield f"{path}: a lone surrogate in the key {key!r:.80}"
+        else:
+            inner = f".{key}" if key.isidentifier() else f"[{orjson.dumps(key).decode()}]"
+            yield from _offenders(item, path + inner, depth)
 
 
 def _is_unicode(text: str) -> bool:

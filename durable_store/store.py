@@ -71,7 +71,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def save(self, key: CheckpointKey, step: int, state: object, *, meta: dict[str, Any] | None = None) -> Checkpoint:
@@ -89,9 +91,7 @@ class Store:
         """
         check_key(key)
         check_step(step)
-        record = encode(
-            key, step, to_json(state), writer=writer_name(self._tag), meta=meta_json(meta)
-        )
+        record = encode(key, step, to_json(state), writer=writer_name(self._tag), meta=meta_json(meta))
         there = self.backend.save(key, step, record)
         saved = self._decode(key, step, there).checkpoint()
         if there != record and not (same_json(saved.state, state) and same_json(saved.meta, meta or {})):
@@ -235,7 +235,7 @@ class Store:
         keep: int | None = 5,
         initial: object = None,
     ) -> "Run":
-        """The run of a checkpoint id, from its last committed step; a new one, with `initial` as its state, if it has none.
+        """The run of a checkpoint id, from its last committed step; if it has none, a new one with `initial` as state.
 
         Takes the goal's newest episode if that is unfinished, else the next number. Other ids than the root's join an
         episode by naming it. Writes nothing, except an episode's end that a killed process left unwritten; the first
@@ -338,7 +338,9 @@ class Found(NamedTuple):
 def check_key(key: CheckpointKey) -> CheckpointKey:
     """The key itself. Raises InvalidKey when it is none, or when its checkpoint id belongs to the store."""
     if not isinstance(key, CheckpointKey):
-        raise InvalidKey(f"a key is a CheckpointKey, not {type(key).__name__}: CheckpointKey.parse({key!r:.80}) makes one of text")
+        raise InvalidKey(
+            f"a key is a CheckpointKey, not {type(key).__name__}: CheckpointKey.parse({key!r:.80}) makes one of text"
+        )
     if key.checkpoint_id.startswith("@"):
         raise InvalidKey(f"checkpoint ids that start with @ belong to the store: {key.checkpoint_id!r}")
     return key

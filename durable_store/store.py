@@ -146,7 +146,7 @@ class Store:
             CheckpointDamaged: it is there and cannot be trusted.
         """
         check_key(key)
-        return self.read(key, check_step(step)).checkpoint()
+        return self.read(key, step).checkpoint()
 
     def history(self, key: CheckpointKey) -> list[CheckpointInfo]:
         """What the headers of a key's steps tell, newest first; bodies are not read. Empty when there are none.
@@ -304,7 +304,7 @@ class Store:
 
     def read(self, key: CheckpointKey, step: int) -> Record:
         """The record at (key, step). Raises CheckpointNotFound, CheckpointDamaged."""
-        raw = self.backend.load(key, step)
+        raw = self.backend.load(key, check_step(step))
         if raw is None:
             raise CheckpointNotFound(f"{key} has no step {step}")
         return self._decode(key, step, raw)

@@ -1,0 +1,479 @@
+"""What a run promises where storage misbehaves; what every backend must show is in the conformance suite."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from durable_store import (
+    CheckpointConflict,
+    CheckpointKey,
+    CheckpointNotFound,
+    InvalidArgument,
+    InvalidKey,
+    InvalidState,
+    Run,
+    Store,
+    StoreUnavailable,
+)
+from durable_store_backends.memory import MemoryBackend
+
+T = TypeVar("T")
+KEY = CheckpointKey("g", 0, "a-0")
+
+
+class Faulty(MemoryBackend):
+    """A memory whose verbs fail when told to: before they happen, or with the answer lost after they did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuse: set[str] = set()
+        self.lose: set[str] = set()
+        self.requests: list[str] = []
+
+    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+        return self._at("save", lambda: super(Faulty, self).save(key, step, record))
+
+    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
+        return self._at("latest", lambda: super(Faulty, self).latest(key))
+
+    def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
+        self._at("prune", lambda: super(Faulty, self).prune(key, steps))
+
+    def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
+        return self._at("load", lambda: super(Faulty, self).load(key, step, first=first))
+
+    def _at(self, verb: str, effect: Callable[[], T]) -> T:
+        self.requests.append(verb)
+        if verb in self.refuse:
+            raise StoreUnavailable("refused")
+        answer = effect()
+        if verb in self.lose:
+            raise StoreUnavailable("answer lost", maybe_saved=verb == "save")
+        return answer
+
+
+@pytest.fixture
+def backend() -> Faulty:
+    return Faulty()
+
+
+@pytest.fixture
+def store(backend: Faulty) -> Iterator[Store]:
+    with Store(backend) as opened:
+        yield opened
+
+
+def test_resuming_writes_nothing(store: Store) -> None:
+    run = store.resume("g", "a-0", initial={"n": 0})
+    assert (run.step, run.state, run.resumed, run.finished, run.result) == (-1, {"n": 0}, False, False, None)
+    assert list(store.backend.keys()) == []
+
+
+def test_the_first_commit_registers_the_episode(store: Store) -> None:
+    store.resume("g", "a-0").commit(1)
+    (episode,) = store.episodes("g")
+    assert (episode.id, episode.root, episode.status, episode.ended) == (0, "a-0", "running", None)
+
+
+def test_two_that_start_the_same_episode_are_told_apart_at_the_first_commit(store: Store) -> None:
+    one, other = store.resume("g", "a-0"), store.resume("g", "a-0")
+    one.commit(1)
+    with pytest.raises(CheckpointConflict, match="another process has started episode 0"):
+        other.commit(2)
+    assert store.resume("g", "a-0").state == 1
+
+
+def test_a_commit_sends_one_save_and_every_keep_commits_one_prune(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0", keep=5)
+    run.commit(0)
+    assert backend.requests[-3:] == ["save", "save", "latest"]  # the episode, the fence, the look
+    backend.requests.clear()
+    for n in range(50):
+        run.commit(n)
+    assert backend.requests.count("save") == 50
+    assert backend.requests.count("prune") == 9
+    assert len(backend.requests) == 59
+
+
+def test_resuming_a_run_takes_at_most_six_requests(store: Store, backend: Faulty) -> None:
+    store.resume("g", "a-0").commit(0)
+    backend.requests.clear()
+    store.resume("g", "a-0")
+    # latest is two requests in object storage: a listing of one name, and the object
+    assert len(backend.requests) + backend.requests.count("latest") <= 6
+
+
+def test_the_state_is_never_an_alias(store: Store) -> None:
+    state: dict[str, list[object]] = {"messages": [1]}
+    run = store.resume("g", "a-0", initial=state)
+    run.state["messages"].append("mine")
+    state["messages"].append("yours")
+    assert run.state == {"messages": [1]}
+    run.commit(state)
+    state["messages"].append("later")
+    assert run.state == {"messages": [1, "yours"]}
+
+
+def test_a_lost_answer_is_settled_by_committing_the_same_again(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable) as caught:
+        run.commit({"a": 1, "b": 2}, meta={"m": 1})
+    assert caught.value.maybe_saved
+    assert run.step == 0
+    backend.lose.clear()
+    assert run.commit({"b": 2, "a": 1}, meta={"m": 1}) == 1
+    assert store.backend.steps(KEY) == [1, 0]
+
+
+def test_a_lost_answer_is_settled_before_another_state_is_committed(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable):
+        run.commit("first")
+    backend.lose.clear()
+    assert run.commit("second") == 2
+    assert [store.load(KEY, step).state for step in (1, 2)] == ["first", "second"]
+
+
+def test_the_same_state_with_another_meta_is_another_commit(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    backend.lose.add("latest")
+    with pytest.raises(StoreUnavailable) as caught:
+        run.commit(0, meta={"m": 1})
+    assert caught.value.maybe_saved, "the record is there, but whether it is the newest is not known"
+    backend.lose.clear()
+    assert run.commit(0, meta={"m": 2}) == 1
+
+
+def test_a_commit_that_was_refused_leaves_nothing_open(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    backend.refuse.add("save")
+    with pytest.raises(StoreUnavailable) as caught:
+        run.commit("not sent")
+    assert not caught.value.maybe_saved
+    backend.refuse.clear()
+    assert run.commit("sent") == 1
+    assert store.load(KEY, 1).state == "sent"
+
+
+def test_an_unknown_outcome_stays_unknown_while_the_store_refuses(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable):
+        run.commit("open")
+    backend.refuse.add("save")
+    with pytest.raises(StoreUnavailable) as caught:
+        run.commit("open")
+    assert caught.value.maybe_saved
+
+
+def test_an_interrupted_commit_is_open_like_a_lost_answer(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+
+    def interrupted(key: CheckpointKey, step: int, record: bytes) -> bytes:
+        MemoryBackend.save(backend, key, step, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.commit("pressed")
+    assert run.commit("pressed") == 1
+
+
+def test_an_equal_state_of_another_writer_is_still_a_conflict(store: Store) -> None:
+    one, other = store.resume("g", "a-0"), store.resume("g", "a-0")
+    one.commit("same")
+    with pytest.raises(CheckpointConflict):
+        other.commit("same")
+
+
+def test_a_conflict_names_the_writer_that_has_taken_over_and_since_when(store: Store) -> None:
+    store.resume("g", "a-0").commit(0)
+    old, new = store.resume("g", "a-0"), store.resume("g", "a-0")
+    new.commit(1)
+    with pytest.raises(CheckpointConflict) as caught:
+        old.commit(1)
+    found = store.latest(KEY)
+    assert found
+    assert new.writer in str(caught.value)
+    assert old.writer in str(caught.value)
+    assert found.saved_at.strftime("%Y-%m-%dT%H:%M:%S") in str(caught.value)
+    with pytest.raises(CheckpointConflict):
+        old.commit("and again")
+
+
+def test_a_key_that_was_deleted_under_the_first_commit_is_a_conflict(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    backend.lose.add("latest")
+    with pytest.raises(StoreUnavailable):
+        run.commit(0)
+    backend.lose.clear()
+    MemoryBackend.save(backend, KEY, 7, b"somebody was here and went beyond")
+    with pytest.raises(CheckpointConflict, match="cannot be read"):
+        run.commit(0)
+
+
+def test_a_finish_whose_outcome_is_unknown_can_only_be_repeated_as_a_finish(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable):
+        run.finish({"answer": 42})
+    backend.lose.clear()
+    with pytest.raises(CheckpointConflict, match="repeat the finish"):
+        run.commit(1)
+    run.finish({"answer": 42})
+    assert (run.finished, run.result) == (True, {"answer": 42})
+    assert store.episodes("g")[0].result == {"answer": 42}
+
+
+def test_finishing_twice_with_the_same_result_is_a_retry_and_with_another_a_conflict(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.finish(1)
+    run.finish(1)
+    with pytest.raises(CheckpointConflict, match="was closed at step 0"):
+        run.finish(2)
+    with pytest.raises(CheckpointConflict):
+        run.commit(1)
+    assert run.step == 0
+
+
+def test_a_failed_run_has_its_errors_text_as_result_and_the_next_resume_starts_afresh(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    run.finish(error=ValueError("no luck"))
+    assert (run.finished, run.result) == (True, "no luck")
+    assert (store.episodes("g")[0].status, store.episodes("g")[0].result) == ("failed", "no luck")
+    again = store.resume("g", "a-0")
+    assert (again.key.episode_id, again.resumed) == (1, False)
+
+
+def test_a_finish_takes_a_result_or_an_error(store: Store) -> None:
+    with pytest.raises(InvalidArgument):
+        store.resume("g", "a-0").finish(1, error="x")
+
+
+def test_an_end_that_could_not_be_written_is_written_by_the_next_resume(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    save = backend.save
+
+    def only_the_closing_record(key: CheckpointKey, step: int, record: bytes) -> bytes:
+        if key.checkpoint_id == "@episode":
+            raise StoreUnavailable("gone away")
+        return save(key, step, record)
+
+    backend.save = only_the_closing_record  # type: ignore[method-assign]
+    run.finish("done")
+    assert store.episodes("g")[0].status == "running"
+    backend.save = save  # type: ignore[method-assign]
+    assert store.resume("g", "a-0").key.episode_id == 1
+    assert (store.episodes("g")[0].status, store.episodes("g")[0].result) == ("finished", "done")
+
+
+def test_joining_by_number_also_writes_an_end_that_was_left_unwritten(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    end = CheckpointKey("g", 0, "@episode")
+    run.finish("done")
+    backend.prune(end, [1])
+    with pytest.raises(CheckpointConflict, match="has finished"):
+        store.resume("g", "a-0", episode_id=0)
+    assert backend.steps(end) == [1, 0]
+
+
+def test_a_prune_that_fails_never_fails_a_commit_and_is_tried_again(
+    store: Store, backend: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store.resume("g", "a-0", keep=2)
+    backend.refuse.add("prune")
+    with caplog.at_level(logging.WARNING, logger="durable_store"):
+        for n in range(10):
+            run.commit(n)
+    assert "pruning failed and is tried again" in caplog.text
+    assert len(backend.steps(KEY)) == 10
+    backend.refuse.clear()
+    run.commit(10)
+    assert backend.steps(KEY) == [10, 9, 0]
+
+
+def test_a_successor_takes_over_what_a_killed_run_had_not_pruned(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0", keep=2)
+    backend.refuse.add("prune")
+    for n in range(10):
+        run.commit(n)
+    backend.refuse.clear()
+    store.resume("g", "a-0", keep=2).commit(10)
+    assert backend.steps(KEY) == [10, 9, 8, 0]
+
+
+def test_keep_none_keeps_everything(store: Store) -> None:
+    run = store.resume("g", "a-0", keep=None)
+    for n in range(30):
+        run.commit(n)
+    assert len(store.history(KEY)) == 30
+
+
+@pytest.mark.parametrize("keep", [0, -1, 501, True, "5", 2.0])
+def test_a_keep_that_is_no_number_of_steps_is_refused(store: Store, keep: int) -> None:
+    with pytest.raises(InvalidArgument, match="keep must be"):
+        store.resume("g", "a-0", keep=keep)
+
+
+def test_a_rewind_is_the_next_step_and_carries_state_and_meta(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    for n in range(3):
+        run.commit(n, meta={"turn": n})
+    assert run.rewind(1) == 3
+    assert run.state == 1
+    assert store.load(KEY, 3).meta == {"turn": 1}
+    with pytest.raises(CheckpointNotFound):
+        run.rewind(99)
+    with pytest.raises(InvalidKey):
+        run.rewind(-1)
+
+
+def test_leaving_the_with_block_by_an_exception_finishes_nothing(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(1)
+    with pytest.raises(ZeroDivisionError), run:
+        run.commit(1 // 0)
+    assert store.resume("g", "a-0").state == 1
+
+
+def test_threads_that_share_a_run_get_a_step_each(store: Store) -> None:
+    run = store.resume("g", "a-0", keep=None)
+    with ThreadPoolExecutor(8) as pool:
+        steps = list(pool.map(run.commit, range(200)))
+    assert sorted(steps) == list(range(200))
+
+
+def test_a_forked_child_is_refused_while_its_parent_goes_on(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    child = os.fork()
+    if child == 0:
+        try:
+            run.commit(1)
+        except CheckpointConflict:
+            os._exit(42)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    assert run.commit(1) == 1
+
+
+def test_a_child_forked_during_a_commit_of_another_thread_is_refused_and_does_not_hang(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    inside, forked = threading.Event(), threading.Event()
+
+    def slow(key: CheckpointKey, step: int, record: bytes) -> bytes:
+        inside.set()
+        assert forked.wait(30)
+        return MemoryBackend.save(backend, key, step, record)
+
+    monkeypatch.setattr(backend, "save", slow)
+    with ThreadPoolExecutor(1) as pool:
+        commit = pool.submit(run.commit, 1)
+        assert inside.wait(30)
+        child = os.fork()
+        if child == 0:
+            try:
+                run.commit(2)
+            except CheckpointConflict:
+                os._exit(42)
+            os._exit(1)
+        forked.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+        assert commit.result(30) == 1
+
+
+def test_the_root_check_names_the_root(store: Store) -> None:
+    store.resume("g", "orchestrator-0").commit(0)
+    with pytest.raises(CheckpointNotFound, match="'orchestrator-0', not by 'orchestrator-0-3fa2c1'"):
+        store.resume("g", "orchestrator-0-3fa2c1")
+    assert store.resume("g", "helper-0", episode_id=0).key == CheckpointKey("g", 0, "helper-0")
+
+
+def test_an_episode_without_a_root_takes_any_checkpoint_id_and_the_first_to_finish_ends_it(store: Store) -> None:
+    assert store.start_episode("g") == 0
+    one, other = store.resume("g", "a-0"), store.resume("g", "b-0")
+    one.commit(1)
+    other.commit(2)
+    other.finish("won")
+    assert store.episodes("g")[0].result == "won"
+    assert store.resume("g", "a-0").key.episode_id == 1
+
+
+def test_a_child_run_closes_its_own_key_only(store: Store) -> None:
+    store.resume("g", "a-0").commit(0)
+    child = store.resume("g", "a-0.b-1", episode_id=0)
+    child.commit(1)
+    child.finish([1, 2])
+    again = store.resume("g", "a-0.b-1", episode_id=0)
+    assert (again.finished, again.result, again.state) == (True, [1, 2], 1)
+    with pytest.raises(CheckpointConflict):
+        again.commit(2)
+    assert store.episodes("g")[0].status == "running"
+
+
+def test_a_new_number_whose_key_already_holds_records_is_a_conflict(store: Store) -> None:
+    store.save(KEY, 3, "by hand")
+    with pytest.raises(CheckpointConflict, match=r"Store\.save put them there"):
+        store.resume("g", "a-0")
+
+
+def test_an_episode_that_was_never_started_or_was_deleted_is_not_found(store: Store) -> None:
+    with pytest.raises(CheckpointNotFound, match="never started"):
+        store.resume("g", "a-0", episode_id=3)
+    store.resume("g", "a-0").commit(0)
+    store.delete("g")
+    with pytest.raises(CheckpointNotFound, match="was deleted"):
+        store.resume("g", "a-0", episode_id=0)
+    assert store.resume("g", "a-0").key.episode_id == 1
+
+
+def test_an_initial_state_that_json_cannot_hold_is_refused_at_once(store: Store) -> None:
+    with pytest.raises(InvalidState):
+        store.resume("g", "a-0", initial={1})
+
+
+@pytest.mark.parametrize("name", ["@episode", "@", "@other"])
+def test_ids_of_the_store_itself_are_refused(store: Store, name: str) -> None:
+    key = CheckpointKey("g", 0, name)
+    calls: list[Callable[[], object]] = [
+        lambda: store.save(key, 0, 1),
+        lambda: store.latest(key),
+        lambda: store.load(key, 0),
+        lambda: store.prune(key, keep=1),
+        lambda: store.history(key),
+        lambda: store.fork(KEY, key),
+        lambda: store.fork(key, KEY),
+        lambda: store.resume("g", name),
+        lambda: store.start_episode("g", root=name),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidKey, match="belong to the store"):
+            call()
+
+
+def test_a_run_shows_where_it_is(store: Store) -> None:
+    run: Run = store.resume("g", "a-0")
+    run.commit(0)
+    assert repr(run) == "<Run g/0/a-0 at step 0>"

@@ -1,0 +1,119 @@
+"""From a URL to a backend, and what every wrong one is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from durable_store import InvalidURL, open_store
+from durable_store_backends.files import FileBackend
+from durable_store_backends.memory import MemoryBackend
+from durable_store_backends.sqlite import SqliteBackend
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "path"),
+    [
+        ("sqlite:///runs.db", SqliteBackend, "runs.db"),
+        ("sqlite:///a/b%20c.db?timeout=5", SqliteBackend, "a/b c.db"),
+        ("sqlite:////abs/runs.db", SqliteBackend, "/abs/runs.db"),
+        ("file:///abs/dir", FileBackend, "/abs/dir"),
+        ("file:///abs/a%23b", FileBackend, "/abs/a#b"),
+        ("dir/of/runs", FileBackend, "dir/of/runs"),
+        ("./50%25?#", FileBackend, "50%25?#"),
+        ("/abs/dir", FileBackend, "/abs/dir"),
+        ("~/runs", FileBackend, str(Path.home() / "runs")),
+        ("FILE:///abs/dir", FileBackend, "/abs/dir"),
+    ],
+)
+def test_a_url_names_a_backend_and_opens_nothing(
+    url: str, kind: type[FileBackend], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_store(url) as store:
+        assert isinstance(store.backend, kind)
+        assert store.backend.path == tmp_path / path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_object_is_a_path(tmp_path: Path) -> None:
+    with open_store(tmp_path / "runs") as store:
+        assert isinstance(store.backend, FileBackend)
+
+
+def test_memory_is_a_backend() -> None:
+    with open_store("memory://") as store:
+        assert isinstance(store.backend, MemoryBackend)
+        assert repr(store) == "Store(MemoryBackend('memory://'))"
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("", "non-empty string"),
+        ("   ", "non-empty string"),
+        ("redis://host/0", "no backend for redis://; installed are file://, memory://, sqlite://"),
+        ("sqllite:///runs.db", "installed are"),
+        ("runs.db", "sqlite:///runs.db"),
+        ("dir/runs.sqlite", "sqlite:///dir/runs.sqlite"),
+        ("sqlite://runs.db", "sqlite:///runs.db"),
+        ("sqlite:///", "sqlite:///"),
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite:/runs.db", "followed by //"),
+        ("memory:", "followed by //"),
+        ("file://host/dir", "file:///"),
+        ("file://", "file:///"),
+        ("memory://a/b", "no path"),
+        ("sqlite:///runs.db?timeuot=5", "no option 'timeuot'; the options are timeout"),
+        ("sqlite:///runs.db?timeout=soon", "timeout"),
+        ("sqlite:///runs.db?timeout=-1", "timeout"),
+        ("sqlite:///runs.db?timeout=nan", "timeout"),
+        ("sqlite:///runs.db?timeout=1&timeout=2", "twice"),
+        ("file:///dir?sync=off", "no option 'sync'"),
+        ("memory://?a=1", "no option 'a'"),
+        ("sqlite:///runs.db#x", "#fragment"),
+        ("sqlite:///ru\0ns.db", "NUL"),
+        ("http://[::1", "not a URL"),
+    ],
+)
+def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
+    with pytest.raises(InvalidURL) as caught:
+        open_store(url)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA:hunter2@bucket/prefix",
+        "unknown://user:hunter2@host/",
+        "sqlite://user:hunter2@/runs.db",
+        "s3://user:hun#hunter2@bucket",
+        "s3://user:hun?hunter2@bucket",
+        "s3://bucket?aws_secret_access_key=hunter2",
+        "s3://bucket?secret=hunter2",
+        "sftp://host/x?password=hunter2",
+        "az://box?account_key=hunter2",
+        "az://box?connection_string=hunter2",
+        "gs://bucket?token=hunter2",
+        "memory://?api_key=hunter2",
+        "sqlite:///runs.db?PASSWORD=hunter2",
+    ],
+)
+def test_credentials_are_refused_before_anything_else_and_never_shown(url: str) -> None:
+    with pytest.raises(InvalidURL, match="URLs end up in logs") as caught:
+        open_store(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_entry_point_whose_library_is_missing_says_what_to_install(tmp_path: Path) -> None:
+    package = tmp_path / "thing-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[durable_store.backends]\nthing = thing_backend:Thing\n")
+    (tmp_path / "thing_backend.py").write_text("import no_such_sdk\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import durable_store; durable_store.open_store('thing://x')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "thing:// needs the module no_such_sdk: pip install 'durable-store[thing]'" in done.stderr

@@ -1,0 +1,92 @@
+"""The commands in one program, and the way from an error to one line and an exit status."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, cast
+
+import typer
+
+from durable_store.cli.demo import demo
+from durable_store.cli.look import history, ls, show
+from durable_store.cli.output import Failure, printable
+from durable_store.errors import DurableStoreError, InvalidArgument
+
+# Typer's usage error has no name of its own there: it was click's, and became part of typer in 0.26.
+_USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+# What a shell reports for a program that SIGPIPE ended, as every other program behind `| head` is.
+_PIPE_CLOSED = 141
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+for command, example in (
+    (demo, "durable-store demo --kills 5 --turns 60"),
+    (ls, "durable-store ls sqlite:///runs.db"),
+    (history, "durable-store history sqlite:///runs.db PROJ-1/0/orchestrator-0"),
+    (show, "durable-store show sqlite:///runs.db PROJ-1/0/orchestrator-0 --step 12 --json"),
+):
+    app.command(epilog=f"Example: {example}")(command)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        typer.echo(f"durable-store {version('durable-store')}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="A store's URL is sqlite:///runs.db, file:///directory, or the path of a directory. Exit status: 0 done,"
+    " 1 failed, 2 misused.\n\nExample: durable-store demo",
+)
+def _program(
+    context: typer.Context,
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Checkpoints of long-lived agents.
+
+    See a killed run go on, and look into a store.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(args: list[str]) -> int:
+    """Runs one command. Whatever goes wrong is one line on stderr, without a traceback unless it is our own mistake."""
+    for stream in (sys.stdout, sys.stderr):
+        # An id can hold what the terminal's encoding cannot.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return _run(args)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails, and says so
+        return _PIPE_CLOSED
+    except KeyboardInterrupt:
+        return _say("stopped", 130)
+    except _USAGE_ERROR as err:
+        asked = err.ctx.command_path if err.ctx else "durable-store"
+        return _say(f"{err.format_message().rstrip('.')}: see {asked} --help", 2)
+    except InvalidArgument as err:
+        return _say(str(err), 2)
+    except (DurableStoreError, Failure, OSError) as err:
+        return _say(str(err), 1)
+
+
+def _run(args: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("durable-store", args) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.write(f"durable-store: {printable(message)}\n")
+    return status

@@ -1,0 +1,257 @@
+"""Looking into a store: `ls`, `history`, `show`. They change nothing and create nothing."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.highlighter import JSONHighlighter
+from rich.text import Text
+
+from durable_store import episode as episodes
+from durable_store.cli.output import (
+    Column,
+    Failure,
+    Row,
+    console,
+    key_fields,
+    on_terminal,
+    pretty_size,
+    pretty_time,
+    print_rows,
+    printable,
+    time_field,
+    to_json,
+)
+from durable_store.errors import CheckpointDamaged, CheckpointNotFound, CheckpointUnsupported
+from durable_store.key import CheckpointKey
+from durable_store.record import Checkpoint
+from durable_store.store import Store, open_store
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The store: sqlite:///runs.db, file:///directory, …")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="GOAL/EPISODE/CHECKPOINT, as `ls` shows it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON array, an object for each row.")]
+
+_MOST_NAMED = 5
+_MOST_COLOURED = 200_000  # characters: beyond it colouring JSON takes seconds
+_STATUS_STYLES = {
+    "running": "cyan",
+    "finished": "green",
+    "failed": "yellow",
+    "damaged": "bold red",
+    "unsupported": "bold red",
+}
+
+
+def _status_style(status: object) -> str:
+    return _STATUS_STYLES.get(str(status), "")
+
+
+_KEYS = [
+    Column("KEY", "key", fold=True),
+    Column("STEP", "step", right=True),
+    Column("STEPS", "steps", right=True),
+    Column("SIZE", "size", pretty=pretty_size, right=True),
+    Column("SAVED AT", "saved_at", pretty=pretty_time),
+    Column("STATUS", "status", style=_status_style),
+]
+_STEPS = [
+    Column("STEP", "step", right=True),
+    Column("SAVED AT", "saved_at", pretty=pretty_time),
+    Column("SIZE", "size", pretty=pretty_size, right=True),
+    Column("ENCODING", "encoding", pretty=", ".join),
+    Column("WRITER", "writer", fold=True),
+    Column("META", "meta", fold=True),
+    Column("DAMAGED", "damaged", style=lambda _: "bold red"),
+]
+
+
+def ls(
+    url: Url,
+    *,
+    goal: Annotated[str | None, typer.Option("--goal", metavar="GOAL", help="Only the keys of this goal.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what is in a store: one row for each key.
+
+    The latest step, how many steps there are, the size of the latest state and when it was saved. The status is the
+    episode's (running, finished, failed), `damaged` when the latest step cannot be read, `unsupported` when a newer
+    version wrote it. In a pipe the fields are separated by tabs, and times and sizes are exact.
+    """
+    with _existing(url) as store:
+        keys = store.keys(goal)
+        if on_terminal() and not as_json:
+            keys = iter(sorted(keys))  # people search with their eyes; a pipe gets each row as soon as it is known
+        if not print_rows(_KEYS, _rows_of_keys(store, keys), as_json=as_json) and not as_json:
+            of_goal = "" if goal is None else f" of goal {goal!r}"
+            typer.echo(f"no checkpoints{of_goal} in {printable(url)}")
+
+
+def history(url: Url, key: Key, *, as_json: Json = False) -> None:
+    """List the steps of a key, newest first.
+
+    It reads their headers alone and marks those that are damaged; `show` finds out whether a state can be read.
+    """
+    wanted = CheckpointKey.parse(key)
+    with _existing(url) as store:
+        rows: list[Row] = [
+            {
+                **key_fields(info.key),
+                "step": info.step,
+                "saved_at": time_field(info.saved_at),
+                "size": None if info.damaged else info.size,
+                "encoding": list(info.encoding),
+                "writer": info.writer,
+                "meta": info.meta,
+                "damaged": info.damaged,
+            }
+            for info in store.history(wanted)
+        ]
+        if not rows:
+            raise Failure(_no_such_key(store, wanted))
+    seen = [column for column in _STEPS if any(row[column.field] for row in rows)]
+    print_rows(seen if on_terminal() else _STEPS, rows, as_json=as_json)
+
+
+def show(
+    url: Url,
+    key: Key,
+    *,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: all of it and the state.")] = False,
+) -> None:
+    """Print what was saved at one step of a key.
+
+    With --json the state stands beside the other fields; else it follows them.
+    """
+    wanted = CheckpointKey.parse(key)
+    with _existing(url) as store:
+        checkpoint = _find(store, wanted, step)
+    fields: Row = {
+        **key_fields(checkpoint.key),
+        "step": checkpoint.step,
+        "saved_at": time_field(checkpoint.saved_at),
+        "writer": checkpoint.writer,
+        "size": checkpoint.size,
+        "meta": checkpoint.meta,
+        "skipped": list(checkpoint.skipped),
+        "state": checkpoint.state,
+    }
+    if as_json:
+        typer.echo(to_json(fields))
+        return
+    for name in ("key", "step", "saved_at", "writer", "size", "meta"):
+        _print_fact(name, fields)
+    _print_state(checkpoint.state)
+
+
+@contextmanager
+def _existing(url: str) -> Generator[Store]:
+    """The store, which must be there: a mistyped path is not an empty store."""
+    with open_store(url) as store:
+        path = getattr(store.backend, "path", None)
+        if isinstance(path, Path):
+            try:
+                path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise Failure(f"there is no store at {path}") from None
+            except OSError:
+                pass  # the backend says it better
+        yield store
+
+
+def _rows_of_keys(store: Store, keys: Iterator[CheckpointKey]) -> Iterator[Row]:
+    attempt: tuple[str, int] | None = None
+    status: str | None = None
+    for key in keys:
+        if (key.goal_id, key.episode_id) != attempt:  # the keys of an episode mostly come one after the other
+            attempt = (key.goal_id, key.episode_id)
+            status = _episode_status(store, key)
+        row = _row_of_key(store, key, status)
+        if row:
+            yield row
+
+
+def _row_of_key(store: Store, key: CheckpointKey, status: str | None) -> Row | None:
+    row: Row = {**key_fields(key), "step": None, "steps": 0, "size": None, "saved_at": None}
+    problem = None
+    try:
+        newest = store.latest(key)
+    except CheckpointDamaged as err:
+        status, problem = _kind_of_damage(err), str(err)
+    else:
+        if newest is None:
+            return None  # removed since it was listed
+        row.update(size=newest.size, saved_at=time_field(newest.saved_at))
+    steps = store.backend.steps(key)
+    row.update(step=max(steps, default=None), steps=len(steps), status=status, problem=problem)
+    return row
+
+
+def _episode_status(store: Store, key: CheckpointKey) -> str | None:
+    try:
+        episode = episodes.read(store.backend, key.goal_id, key.episode_id)
+    except CheckpointDamaged as err:
+        return f"episode {_kind_of_damage(err)}"
+    return None if episode is None else episode.status
+
+
+def _kind_of_damage(err: CheckpointDamaged) -> str:
+    return "unsupported" if isinstance(err, CheckpointUnsupported) else "damaged"
+
+
+def _find(store: Store, key: CheckpointKey, step: int | None) -> Checkpoint:
+    """The checkpoint; where it cannot be had, the error says what can."""
+    try:
+        checkpoint = store.latest(key) if step is None else store.load(key, step)
+    except CheckpointUnsupported:
+        raise
+    except (CheckpointDamaged, CheckpointNotFound) as err:
+        there = [each for each in store.backend.steps(key) if each != step]
+        if not there:
+            raise Failure(_no_such_key(store, key) if isinstance(err, CheckpointNotFound) else str(err)) from err
+        raise Failure(f"{err} (the steps that are there, for --step: {_ranges(there)})") from err
+    if checkpoint is None:
+        raise Failure(_no_such_key(store, key))
+    return checkpoint
+
+
+def _no_such_key(store: Store, key: CheckpointKey) -> str:
+    message = f"no checkpoints under {key}"
+    for where, goal in ((f"goal {key.goal_id!r} has", key.goal_id), ("there are", None)):
+        near = list(islice(store.keys(goal), _MOST_NAMED + 1))
+        if near:
+            more = ", …" if len(near) > _MOST_NAMED else ""
+            return f"{message}; {where} {', '.join(map(str, near[:_MOST_NAMED]))}{more}"
+    return f"{message}: the store is empty"
+
+
+def _ranges(steps: list[int]) -> str:
+    """Steps for people, newest first: `60-55, 31, 0`."""
+    found: list[list[int]] = []
+    for step in steps:
+        if found and found[-1][-1] == step + 1:
+            found[-1][1:] = [step]
+        else:
+            found.append([step])
+    shown = ["-".join(map(str, ends)) for ends in found]
+    most = 2 * _MOST_NAMED
+    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
+
+
+def _print_fact(name: str, row: Row) -> None:
+    column = Column(name.replace("_", " "), name)
+    if on_terminal():
+        console().print(Text.assemble((f"{column.title:<10}", "bold"), column.text(row)), soft_wrap=True)
+    else:
+        typer.echo(f"{name}\t{column.plain(row)}")
+
+
+def _print_state(state: Any) -> None:
+    text = to_json(state, indent=2)
+    if on_terminal() and len(text) <= _MOST_COLOURED:
+        console().print(JSONHighlighter()(text), soft_wrap=True)
+    else:
+        typer.echo(text)

@@ -1,0 +1,139 @@
+"""How things are shown: tables on a terminal, tab-separated lines in a pipe, JSON for programs."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from durable_store.key import CheckpointKey
+from durable_store.record import timestamp
+
+Row = dict[str, Any]
+"""What `--json` prints of one thing; tables show some of its fields."""
+
+NOTHING = "-"
+_NOT_ASCII = re.compile(r"[^\n -~]")
+
+
+class Failure(Exception):
+    """What was asked for could not be had: one line that says why, and exit status 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One field of the rows; `pretty` shortens it for people, `style` colours it by its value.
+
+    A `key` is printed as it is, to be pasted: its text form has no control characters.
+    """
+
+    title: str
+    field: str
+    pretty: Callable[[Any], str] | None = None
+    right: bool = False
+    fold: bool = False
+    style: Callable[[Any], str] | None = None
+
+    def plain(self, row: Row) -> str:
+        """The field in full, on one line."""
+        value = row[self.field]
+        if value is None or value is False or value in ("", [], {}):
+            return NOTHING
+        if value is True:
+            return self.field
+        if self.field == "key":
+            return str(value)
+        return printable(value if isinstance(value, str) else to_json(value))
+
+    def text(self, row: Row) -> Text:
+        """The field for a table; a Text, so that markup in it means nothing."""
+        value = row[self.field]
+        shown = self.plain(row)
+        if self.pretty and shown != NOTHING:
+            shown = self.pretty(value)
+        return Text(printable(shown), style=self.style(value) if self.style else "")
+
+
+def on_terminal() -> bool:
+    """Whether people look at what is printed."""
+    return sys.stdout.isatty()
+
+
+def console() -> Console:
+    """A console that interprets nothing in what it prints."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def print_rows(columns: list[Column], rows: Iterable[Row], *, as_json: bool) -> int:
+    """Prints the rows and returns how many. In a pipe and as JSON each row is printed as it comes."""
+    count = 0
+    if as_json:
+        for count, row in enumerate(rows, 1):
+            typer.echo(("[" if count == 1 else ",\n") + to_json(row), nl=False)
+        typer.echo("]" if count else "[]")
+    elif on_terminal():
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for column in columns:
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                overflow="fold",
+                no_wrap=not column.fold,
+            )
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            table.add_row(*(column.text(row) for column in columns))
+        if count:
+            console().print(table)
+    else:
+        for count, row in enumerate(rows, 1):
+            if count == 1:
+                typer.echo("\t".join(column.title for column in columns))
+            typer.echo("\t".join(column.plain(row) for column in columns))
+    return count
+
+
+def key_fields(key: CheckpointKey) -> Row:
+    """A key as text to paste, and in its parts."""
+    return {
+        "key": str(key),
+        "goal_id": key.goal_id,
+        "episode_id": key.episode_id,
+        "checkpoint_id": key.checkpoint_id,
+    }
+
+
+def time_field(when: datetime | None) -> str | None:
+    """UTC, ISO 8601, microseconds; None when it cannot be known."""
+    return None if when is None else timestamp(when)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON in which nothing can act on a terminal: whatever is not printable is escaped."""
+    return _NOT_ASCII.sub(_escaped, json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with whatever is not printable escaped."""
+    return _NOT_ASCII.sub(_escaped, text).replace("\n", "\\n")
+
+
+def pretty_time(when: str) -> str:
+    """The same to the second."""
+    return f"{when[:19]}Z"
+
+
+def pretty_size(size: int) -> str:
+    """Bytes in the unit that fits."""
+    return decimal(size)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]

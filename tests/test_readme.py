@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from durable_store import Run, Store
 
 ROOT = Path(__file__).parent.parent

@@ -23,6 +23,6 @@ def record_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Prints a proof's figure as one line."""
 
     def show(figure: str) -> None:
-        print(f"\n{request.node.name}: {figure}", flush=True)  # noqa: T201 - the figure is what the proof is run for
+        print(f"\n{request.node.name}: {figure}", flush=True)
 
     return show

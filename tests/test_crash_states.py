@@ -197,7 +197,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_record_and_after_the_call_only_th
 ) -> None:
     states, wrong = power_cuts(script, tmp_path)
     record_property("crash states", states)
-    print(f"{states} crash states")  # noqa: T201 - the figure that this is about; pytest -rP shows it
+    print(f"{states} crash states")
     assert not wrong
     assert states > 50
 

@@ -95,6 +95,7 @@ class SqliteBackend:
         self._file: tuple[int, int] | None = None
         self._has_table = False  # seen or made: from here on the file must stay what it is
         self._over = ""  # why no verb can work any more
+        self._patience_ends = 0.0
         self._doubtful = False  # a flush of the WAL has failed
         self._connection: apsw.Connection | None = None
         self._wal: bool | None = None  # None until this connection was made ready to write
@@ -238,7 +239,7 @@ class SqliteBackend:
             return None
         if self._connection is None:
             connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
-            connection.set_busy_timeout(max(1, int(self._timeout * 1000)))
+            connection.set_busy_handler(self._wait_for_others)
             if not _library_has_safe_wal() and _pragma(connection, "journal_mode") == "wal":
                 connection.close()
                 raise StoreUnavailable(
@@ -250,6 +251,18 @@ class SqliteBackend:
             self._has_table = bool(_rows(self._connection, "SELECT 1 FROM sqlite_schema WHERE name = ?", (_TABLE,)))
             return self._connection if self._has_table else None
         return self._connection
+
+    def _wait_for_others(self, tries: int) -> bool:
+        """Called while another has the lock: waits a little, at random; False when it has taken too long.
+
+        SQLite's own waits grow to 0.1 s, and whoever has just committed is there first, again and again: of 8 processes
+        one got 34 commits and another 965, and the longest wait was 3.4 s. With these it is 874, 1213 and 0.16 s.
+        """
+        now = time.monotonic()
+        if tries == 0:
+            self._patience_ends = now + self._timeout
+        _wait_a_moment()
+        return now < self._patience_ends
 
     def _check_file(self, *, create: bool) -> None:
         """Takes note of the file before it is opened, and compares at every verb, for a microsecond."""
@@ -286,7 +299,7 @@ class SqliteBackend:
             except apsw.BusyError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads the processes, guards nothing
+                _wait_a_moment()
         if self._doubtful:
             # Linux marks the pages of a failed flush as clean, and a later flush reports success without them. A
             # prune before it, not yet flushed, would be a gap that ends the WAL after a power cut: begin a new one.
@@ -412,6 +425,10 @@ class SqliteBackend:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # or the garbage collector would close it
             self._connection = None
         self._over = "this process was forked in the middle of a verb; open the store after the fork"
+
+
+def _wait_a_moment() -> None:
+    time.sleep(random.uniform(0.0001, 0.003))  # noqa: S311 - spreads the processes, guards nothing
 
 
 def _wal_is_safe(version: tuple[int, ...]) -> bool:

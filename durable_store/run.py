@@ -312,7 +312,6 @@ class Run:
             self._refuse(f"{self.key} is at step {newest[0]}, beyond our {sent.step}: that {self._owner(*newest)}")
 
     def _acknowledge(self, sent: _Sent) -> None:
-        self._open = None
         self.step = sent.step
         self._next = sent.step + 1
         self._prev = (sent.step, digest_of(sent.record))
@@ -320,6 +319,7 @@ class Run:
         self._live = sent.live
         self._closing = _closing_of(sent.closing) if sent.closing else None
         self._has_fence = True
+        self._open = None  # last: whatever interrupts this leaves the commit open, to be settled again
         self._retain()
 
     def _retain(self) -> None:

@@ -17,7 +17,7 @@ check: .venv/ready
 	$(BIN)/basedpyright
 
 prove: .venv/ready  ## the long proofs, with a figure each; never part of CI
-	$(BIN)/pytest -m prove --prove -s -p no:cacheprovider
+	$(BIN)/pytest -m prove --prove -n 2 --dist worksteal -q
 
 clean:
 	rm -rf .venv

@@ -20,9 +20,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def record_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Prints a proof's figure as one line."""
+    """Takes down what a proof came to; it is printed at the end, also by several workers."""
+    return lambda figure: request.node.user_properties.append(("figure", figure))
 
-    def show(figure: str) -> None:
-        print(f"\n{request.node.name}: {figure}", flush=True)
 
-    return show
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints a line for each figure."""
+    reports: list[pytest.TestReport] = terminalreporter.getreports("passed")
+    for report in reports:
+        for name, figure in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {figure}")

@@ -502,7 +502,7 @@ def test_a_run_that_is_interrupted_at_any_line_of_a_commit_can_go_on(store: Stor
 def interrupt(call: Callable[[], object], at: int) -> bool:
     """Runs the call and raises KeyboardInterrupt at its `at`-th line in run.py; False when it has fewer.
 
-    Not where a `with` of the lock begins or ends: an exception from a tracer there skips the release, a signal's does not.
+    Not where a `with` of the lock begins or ends: there a tracer's exception skips the release, a signal's does not.
     """
     left = at
 

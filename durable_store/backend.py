@@ -76,9 +76,11 @@ class Backend(Protocol):
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-_PASSWORD = re.compile(_URL.pattern + r"[^/]*:[^/]*@")
+# A user or token before the host; or a password, which may itself hold / ? #, so that no parser would find its end.
+_USER = re.compile(_URL.pattern + r"(?:[^/?#]*@|[^/@][^@]*:[^@]*@)")
 _SECRET = re.compile(
-    r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|signature|(api|access|account|private|shared)_?key$|conn(ection)?_str",
+    r"pass(?:word|wd|phrase)?$|pwd$|secret|token|credential|signature|conn(?:ection)?_str"
+    r"|^key$|(?:api|access|account|private|shared)_?key(?:_id)?$",
     re.IGNORECASE,
 )
 
@@ -89,8 +91,8 @@ def open_backend(url: str) -> Backend:
     Raises:
         InvalidURL: credentials in the URL, no installed backend for the scheme, an unknown or ill-typed option.
     """
+    _refuse_credentials(url)
     split = _split(url)
-    _refuse_credentials(split, url)
     if split.fragment or (url.endswith("#") and _URL.match(url)):
         raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
     from_url = _from_url_of(split.scheme)
@@ -105,8 +107,8 @@ def _split(url: str) -> SplitResult:
     if _URL.match(url):
         try:
             return urlsplit(url)
-        except ValueError as err:
-            raise InvalidURL(f"not a URL: {err}") from err
+        except ValueError:  # its message quotes the host
+            raise InvalidURL("not a URL: its host cannot be read") from None
     nearly = _NEARLY_A_URL.match(url)
     if nearly:
         raise InvalidURL(
@@ -122,20 +124,16 @@ def _split(url: str) -> SplitResult:
     return SplitResult("file", "", quote(os.fsencode(path)), "", "")
 
 
-def _refuse_credentials(url: SplitResult, whole: str) -> None:
-    # The message shows no part of the URL: it would leak here what it refuses. A password may hold # or ?, so the
-    # whole text is searched, not the host that the parser has found.
-    if _PASSWORD.match(whole):
-        raise InvalidURL(
-            f"the {url.scheme}:// URL carries a password; URLs end up in logs:"
-            " use the service's own configuration or environment"
-        )
-    for name, _ in parse_qsl(url.query, keep_blank_values=True):
+def _refuse_credentials(url: str) -> None:
+    """Before anything else looks at the URL. No message shows a part of it: that would leak what is refused."""
+    advice = "URLs end up in logs: use the service's own configuration or environment"
+    if not isinstance(url, str) or not _URL.match(url):
+        return
+    if _USER.match(url):
+        raise InvalidURL(f"the store URL carries a user or a password; {advice} (in a path write %40 for @)")
+    for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         if _SECRET.search(name):
-            raise InvalidURL(
-                f"the {url.scheme}:// URL carries a secret in its option {name!r}; URLs end up in logs:"
-                " use the service's own configuration or environment"
-            )
+            raise InvalidURL(f"the store URL carries a secret in its option {name!r}; {advice}")
 
 
 def _from_url_of(scheme: str) -> Callable[..., Backend]:

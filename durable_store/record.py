@@ -214,6 +214,8 @@ def encode(
         fields["closing"] = orjson.Fragment(closing)
     fields["meta"] = orjson.Fragment(meta)
     head = orjson.dumps(fields) + b"\n"
+    if len(head) - 1 > MAX_HEADER:
+        raise InvalidState(f"$: the header would take {len(head)} bytes; the most is {MAX_HEADER}: shorten meta")
     if DIGEST + 1 + len(head) + len(state) > MAX_RECORD:
         raise InvalidState(f"$: the record would take {len(head) + len(state)} bytes; the most is {MAX_RECORD}")
     digest = sha256(head)
@@ -298,8 +300,7 @@ def _is_intact(record: bytes) -> bool:
 
 def _check_fields(fields: dict[str, Any], leading: bytes, key: CheckpointKey, step: int) -> Header:
     of = _Fields(fields, key, step)
-    # orjson silently takes the last of two equal names; the standard library shows both.
-    json.loads(leading[leading.index(b" ") + 1 : leading.index(b"\n")], object_pairs_hook=of.refuse_twins)
+    of.check_twins(leading[leading.index(b" ") + 1 : leading.index(b"\n")])
     place = (of.get("goal", str), of.get("episode", int), of.get("checkpoint", str), of.get("step", int))
     if place != (key.goal_id, key.episode_id, key.checkpoint_id, step):
         raise _damaged(key, step, "it is the record of {!r}/{}/{!r} step {}, copied here".format(*place))
@@ -331,10 +332,18 @@ class _Fields:
     def refuse(self, what: str) -> NoReturn:
         raise _damaged(self._key, self._step, f"its header is wrong at {what}")
 
-    def refuse_twins(self, pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(names) != len(set(names)):
-            self.refuse("a name that stands twice")
+    def check_twins(self, line: bytes) -> None:
+        """No object has a name twice: orjson silently takes the last of them, the standard library shows both."""
+
+        def once(pairs: list[tuple[str, object]]) -> None:
+            names = [name for name, _ in pairs]
+            if len(names) != len(set(names)):
+                self.refuse("a name that stands twice")
+
+        try:
+            json.loads(line, object_pairs_hook=once)
+        except RecursionError:
+            self.refuse("its nesting")
 
     def get(self, name: str, kind: type) -> Any:
         value = self._fields.get(name)
@@ -345,13 +354,15 @@ class _Fields:
         return tuple(values) if all(map(is_right, values)) else self.refuse(name)
 
     def time(self, name: str) -> datetime:
+        text = self.get(name, str)
         try:
-            return datetime.fromisoformat(self.get(name, str)).astimezone(UTC)
+            when = datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
             self.refuse(name)
+        return when if timestamp(when) == text else self.refuse(name)
 
     def link_or_null(self, name: str) -> tuple[int, str] | None:
-        value = self._fields.get(name)
+        value = self._fields.get(name, "missing")
         if value is None:
             return None
         return (value[0], value[1]) if _is_link(value) else self.refuse(name)

@@ -13,7 +13,7 @@ docs/ARCHITECTURE.md argues why these are enough, and tests/test_simulation.py t
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -251,7 +251,7 @@ class Run:
                 if _same(sent.closing, closing) and (closing or (_same(sent.json, json) and _same(sent.meta, meta))):
                     return self.step
             if self._closing:
-                if closing and _closing_of(closing) == self._closing:
+                if closing and same_json(orjson.loads(closing), asdict(self._closing)):
                     return self.step
                 raise CheckpointConflict(f"{self.key} was closed at step {self.step}: {self._closing.status}")
             self._register()

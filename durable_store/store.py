@@ -50,7 +50,7 @@ def open_store(url: str | PathLike[str]) -> "Store":
         InvalidURL: no installed backend has the scheme, an option is unknown or ill-typed, or the URL carries
             credentials.
     """
-    return Store(open_backend(fspath(url)))
+    return Store(open_backend(fspath(url) if isinstance(url, PathLike) else url))
 
 
 class Store:

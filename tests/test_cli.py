@@ -165,6 +165,34 @@ def test_on_a_terminal_there_is_a_table_with_colours_and_nothing_is_cut_off(file
         assert key in keys
 
 
+@pytest.mark.parametrize("columns", [50, 40, 30, 20])
+def test_on_a_narrow_terminal_the_keys_stay_whole_and_other_columns_are_left_out(files: Path, columns: int) -> None:
+    lines = SGR.sub("", on_a_terminal(["ls", str(files)], columns)).split("\r\n")
+    end = next(number for number, line in enumerate(lines) if line.startswith("left out"))
+    titles = lines[0].replace("SAVED AT", "SAVED_AT").split()
+    left_out = "".join(lines[end:]).partition("narrow:")[2].replace("SAVED AT", "SAVED_AT").replace(",", " ").split()
+    assert titles[0] == "KEY"
+    assert {*titles, *left_out} == {"KEY", "STEP", "STEPS", "SIZE", "SAVED_AT", "STATUS"}
+    assert len(titles) + len(left_out) == 6
+    assert all(len(line) <= columns for line in lines)
+    width = re.split(r"(?<=KEY) +", lines[0])[1:] and lines[0].index("STEP") - 2
+    keys = "".join(line[: width or columns] for line in lines[:end]).replace(" ", "")
+    for key in (str(KEY), "done/0/orchestrator-0", str(HOSTILE).replace(" ", "")):
+        assert key in keys
+
+
+def test_at_50_columns_the_time_alone_gives_way(files: Path) -> None:
+    titles = SGR.sub("", on_a_terminal(["ls", str(files)], 50)).split("\r\n")[0]
+    assert titles.split() == ["KEY", "STEP", "STEPS", "SIZE", "STATUS"]
+
+
+def test_history_on_a_terminal_is_red_for_damaged_steps_alone(files: Path) -> None:
+    red = "\x1b[1;31m"
+    assert red not in on_a_terminal(["history", str(files), str(KEY)], 140)
+    record(files, 1).write_bytes(b"")
+    assert on_a_terminal(["history", str(files), str(KEY)], 140).count(red) == 1
+
+
 def test_in_a_pipe_there_are_no_colours_even_for_a_colourful_terminal(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +296,45 @@ def test_a_damaged_record_is_shown_as_damaged_and_never_as_absent(files: Path) -
         assert told.status == 1
         assert "damaged" in told.error
     assert json.loads(Told("show", files, str(KEY), "--step", "1", "--json").out)["state"] == {"n": 1}
+
+
+def put_a_directory_in_the_place_of(there: Path) -> None:
+    there.unlink()
+    there.mkdir()
+
+
+def test_ls_lists_the_other_keys_when_a_record_cannot_be_read_and_fails_at_its_end(files: Path) -> None:
+    put_a_directory_in_the_place_of(record(files, 2))
+    told = Told("ls", files, "--json")
+    rows = {row["key"]: row for row in json.loads(told.out)}
+    assert rows.keys() == {str(KEY), "done/0/orchestrator-0", str(HOSTILE)}
+    assert (rows[str(KEY)]["status"], rows[str(KEY)]["step"], rows[str(KEY)]["steps"]) == ("unavailable", 2, 3)
+    assert "a directory is in the place of a record" in rows[str(KEY)]["problem"]
+    assert rows["done/0/orchestrator-0"]["status"] == "finished"
+    assert told.status == 1
+    assert told.err.startswith("durable-store: of 3 keys 1 could not be read in full; the first: cannot read ")
+    assert told.err.count("\n") == 1
+    assert Told("ls", files, "--goal", "done").status == 0
+
+
+def test_ls_tells_that_an_episode_cannot_be_read_and_lists_its_keys_all_the_same(files: Path) -> None:
+    put_a_directory_in_the_place_of(record(files, 0).parent.parent / "%40episode" / "0000000000000000.ckpt")
+    told = Told("ls", files, "--json", "--goal", "PROJ-1")
+    row = json.loads(told.out)[0]
+    assert (row["status"], row["step"], row["size"]) == ("episode unavailable", 2, 7)
+    assert "a directory is in the place of a record" in row["problem"]
+    assert told.status == 1
+
+
+def test_a_refusal_of_the_storage_is_one_line_even_when_the_path_has_two(files: Path) -> None:
+    there = files.rename(files.with_name("ru\nns"))
+    put_a_directory_in_the_place_of(record(there, 2))
+    for command in (["show", there, str(KEY)], ["history", there, str(KEY)]):
+        told = Told(*command)
+        assert told.status == 1
+        assert "ru\\nns" in told.error
+    told = Told("ls", there)
+    assert (told.status, told.err.count("\n"), told.out.count("\n")) == (1, 1, 4)
 
 
 def test_history_marks_a_damaged_header(files: Path) -> None:

@@ -3,6 +3,7 @@ import re
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from durable_store import CheckpointKey, open_store
-from durable_store.cli.agents import Job, Life
+from durable_store.cli.agents import Job, Life, _reports
 from durable_store.cli.demo import Kill, Trial, broken_promises, differences
 from durable_store.cli.reviewer import review, source_files, take_apart
 
@@ -73,6 +74,40 @@ def test_an_agent_that_fails_is_a_failed_demo_with_its_error_line(tmp_path: Path
     assert done.returncode == 1
     assert done.stderr.startswith("durable-store: the agent failed: cannot ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_that_a_kill_has_torn_is_no_report() -> None:
+    code = "import os; os.write(1, b'resumed 3 0\\nbegin 4\\nresumed')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert list(_reports(process)) == [("resumed", ["3", "0"]), ("begin", ["4"])]
+
+
+def test_no_kill_can_come_between_two_parts_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    ours, agents = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # it keeps writes apart
+    ours.settimeout(20)
+    command = [sys.executable, "-m", "durable_store.cli.reviewer", str(tmp_path / "runs"), "goal", "1", "7"]
+    with ours, agents, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=agents) as agent:
+        assert agent.stdin
+        agent.stdin.write(b"\n")
+        agent.stdin.close()
+        writes = [ours.recv(4096)]
+        while b"finished" not in writes[-1]:
+            writes.append(ours.recv(4096))
+    assert writes == [b"resumed -1 0\n", b"begin 0\n", b"commit 0\n", b"committed 0\n", b"finished\n"]
+
+
+def test_the_demo_runs_unbuffered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    done = run_demo("runs", "--kills", "20", "--turns", "60", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_modules_in_the_current_directory_are_none_of_the_agents(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not the json of the standard library')")
+    safe = [sys.executable, "-P", *DEMO[1:], "runs", "--kills", "1", "--turns", "3"]  # as the script durable-store is
+    done = subprocess.run(safe, capture_output=True, check=False, cwd=tmp_path, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

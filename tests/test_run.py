@@ -22,7 +22,9 @@ from durable_store import (
     Run,
     Store,
     StoreUnavailable,
+    record,
 )
+from durable_store.record import meta_json
 from durable_store_backends.memory import MemoryBackend
 
 T = TypeVar("T")
@@ -219,7 +221,22 @@ def test_a_conflict_names_the_writer_that_has_taken_over_and_since_when(store: S
         old.commit("and again")
 
 
-def test_a_key_that_was_deleted_under_the_first_commit_is_a_conflict(store: Store, backend: Faulty) -> None:
+def test_a_first_commit_whose_record_is_removed_before_the_look_is_a_conflict(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.resume("g", "a-0")
+
+    def saved_and_deleted(key: CheckpointKey, step: int, raw: bytes) -> bytes:
+        there = MemoryBackend.save(backend, key, step, raw)
+        MemoryBackend.prune(backend, key, [step] if key == KEY else [])
+        return there
+
+    monkeypatch.setattr(backend, "save", saved_and_deleted)
+    with pytest.raises(CheckpointConflict, match="was removed as soon as it was there"):
+        run.commit(0)
+
+
+def test_a_first_commit_below_a_record_that_cannot_be_read_is_a_conflict(store: Store, backend: Faulty) -> None:
     run = store.resume("g", "a-0")
     backend.lose.add("latest")
     with pytest.raises(StoreUnavailable):
@@ -250,6 +267,8 @@ def test_finishing_twice_with_the_same_result_is_a_retry_and_with_another_a_conf
     run.finish(1)
     with pytest.raises(CheckpointConflict, match="was closed at step 0"):
         run.finish(2)
+    with pytest.raises(CheckpointConflict, match="was closed at step 0"):
+        run.finish(True)
     with pytest.raises(CheckpointConflict):
         run.commit(1)
     assert run.step == 0
@@ -285,7 +304,10 @@ def test_an_end_that_could_not_be_written_is_written_by_the_next_resume(store: S
     assert store.episodes("g")[0].status == "running"
     backend.save = save  # type: ignore[method-assign]
     assert store.resume("g", "a-0").key.episode_id == 1
-    assert (store.episodes("g")[0].status, store.episodes("g")[0].result) == ("finished", "done")
+    closed = store.latest(KEY)
+    assert closed
+    (ended,) = store.episodes("g")
+    assert (ended.status, ended.result, ended.ended) == ("finished", "done", closed.saved_at)
 
 
 def test_joining_by_number_also_writes_an_end_that_was_left_unwritten(store: Store, backend: Faulty) -> None:
@@ -322,6 +344,28 @@ def test_a_successor_takes_over_what_a_killed_run_had_not_pruned(store: Store, b
     backend.refuse.clear()
     store.resume("g", "a-0", keep=2).commit(10)
     assert backend.steps(KEY) == [10, 9, 8, 0]
+
+
+def test_what_is_kept_while_prunes_fail_never_makes_a_header_too_long(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "MAX_LIVE", 7)
+    run = store.resume("g", "a-0", keep=1)
+    backend.refuse.add("prune")
+    for n in range(30):
+        run.commit(n)
+    backend.refuse.clear()
+    again = store.resume("g", "a-0", keep=1)
+    again.commit(30)
+    assert backend.steps(KEY) == [30, 29, *range(22, -1, -1)], "the successor has pruned the newest seven but one"
+
+
+def test_a_meta_of_the_largest_size_fits_beside_the_longest_ids_and_the_most_live_steps(store: Store) -> None:
+    key = CheckpointKey("\x01" * 66, 999_999_999, "\x02" * 66)
+    meta = meta_json({"a": "x" * (record.MAX_META - 8)})
+    live = range(2**53 - 1 - record.MAX_LIVE, 2**53 - 1)
+    raw = record.encode(key, 2**53 - 1, b"1", writer="w" * 255, meta=meta, live=live, prev=(2**53 - 2, "0" * 64))
+    assert record.decode_header(raw, key, 2**53 - 1).live == tuple(live)
 
 
 def test_keep_none_keeps_everything(store: Store) -> None:

@@ -85,14 +85,20 @@ class World:
 
     def delete(self) -> None:
         """Deletes like an operator whose first tries are interrupted; the latest never goes back to an older one."""
-        store = Store(Wire(self, None))
-        newest = {key: max(steps) for key, steps in self.truth.items() if steps}
         self.late.clear()
-        episodes = store.episodes(GOAL)
-        assert store.delete(GOAL) >= 0
-        for key, steps in self.truth.items():
-            if key.checkpoint_id == ROOT and steps:
-                raise Violation(f"{key} is deleted and has {steps.keys()}, newest was {newest[key]}")
+        episodes = Store(Wire(self, None)).episodes(GOAL)
+        newest = {key: max(steps) for key, steps in self.truth.items() if steps and key.checkpoint_id == ROOT}
+        while True:
+            try:
+                Store(InterruptedWire(self, None)).delete(GOAL)
+                break
+            except StoreUnavailable:
+                for key, step in newest.items():
+                    if self.truth[key] and max(self.truth[key]) != step:
+                        raise Violation(f"{key} was at {step}, and half deleted it is at {self.truth[key]}") from None
+        for key in newest:
+            if self.truth[key]:
+                raise Violation(f"{key} is deleted and has {self.truth[key].keys()}")
         self.deleted.update(episode.id for episode in episodes)
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
@@ -283,6 +289,17 @@ class Wire:
     def _pause(self) -> None:
         if self.process:
             self.process.pause()
+
+
+class InterruptedWire(Wire):
+    """The operator's connection: a prune may stop anywhere."""
+
+    def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
+        there = list(steps)
+        done = self.world.rng.randrange(2 * len(there) + 1)
+        super().prune(key, there[:done])
+        if done < len(there):
+            raise StoreUnavailable("interrupted")
 
 
 def goes_wrong(seed: int) -> bool:

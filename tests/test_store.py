@@ -1,7 +1,9 @@
 """What the store promises beside what the conformance suite shows on every backend."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from durable_store import (
     open_store,
 )
 from durable_store.episode import newest_number
+from durable_store_backends.memory import MemoryBackend
 
 KEY = CheckpointKey("g", 0, "a")
 
@@ -148,6 +151,39 @@ def test_an_episode_number_is_never_given_twice_also_after_delete(store: Store) 
     assert store.delete(5) == 0
     assert [episode.status for episode in store.episodes(5)] == ["deleted", "deleted"]
     assert store.start_episode(5) == 2
+
+
+def test_an_interrupted_delete_never_shows_an_older_latest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = store.resume("g", "a", keep=None)
+    for n in range(5):
+        run.commit(n)
+    prune = store.backend.prune
+
+    def interrupted(key: CheckpointKey, steps: Collection[int]) -> None:
+        prune(key, list(steps)[:1])
+        if key == run.key:
+            raise StoreUnavailable("interrupted after the first removal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.backend, "prune", interrupted)
+        with pytest.raises(StoreUnavailable):
+            store.delete("g")
+    found = store.latest(run.key)
+    assert found
+    assert found.state == 4
+    assert [info.step for info in store.history(run.key)] == [4, 3, 2, 1]
+    with pytest.raises(CheckpointNotFound, match="was deleted"):
+        store.resume("g", "a", episode_id=0)
+    assert store.delete("g") == 4
+    assert store.latest(run.key) is None
+
+
+def test_delete_takes_the_result_of_an_episode_away(store: Store) -> None:
+    store.resume("g", "a").finish({"secret": 1})
+    store.delete("g")
+    hidden = CheckpointKey("g", 0, "@episode")
+    assert store.backend.steps(hidden) == [2, 0]
+    assert not any(b"secret" in (store.backend.load(hidden, step) or b"") for step in (2, 0))
 
 
 def test_delete_removes_one_episode_or_all_and_counts_checkpoints(store: Store) -> None:
@@ -303,3 +339,35 @@ def test_a_store_of_memory_is_private_unless_it_has_a_name() -> None:
         found = other.latest(KEY)
         assert found
         assert found.state == 1
+
+
+def test_a_memory_store_is_safe_after_a_fork_beside_a_busy_thread(store: Store) -> None:
+    """A child may be forked while another thread holds the lock; it must not wait for it for ever."""
+    assert isinstance(store.backend, MemoryBackend)
+    store.save(KEY, 0, "before")
+    with store.backend._open().lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            found = store.latest(KEY)
+            os._exit(42 if found and found.state == "before" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_a_reader_whose_records_are_pruned_under_it_starts_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage on top, and every older step gone between the listing and the load: what is there now is found."""
+    store.save(KEY, 0, "old")
+    store.backend.save(KEY, 1, b"spoiled")
+    steps = store.backend.steps
+
+    def overtaken(key: CheckpointKey) -> list[int]:
+        listed = steps(key)
+        monkeypatch.setattr(store.backend, "steps", steps)
+        store.save(KEY, 2, "new")
+        store.backend.prune(KEY, [0, 1])
+        return listed
+
+    monkeypatch.setattr(store.backend, "steps", overtaken)
+    found = store.latest(KEY, skip_damaged=True)
+    assert found
+    assert (found.state, found.skipped) == ("new", ())

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,14 @@ def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
         "sqlite://user:hunter2@/runs.db",
         "s3://user:hun#hunter2@bucket",
         "s3://user:hun?hunter2@bucket",
+        "s3://AKIA:hun/hunter2@bucket/x",
+        "s3://AKIA:hunter2@h\u2100/",
+        "file://AK:ab/hunter2@h/x",
+        "sqlite://hunter2@runs.db",
+        "memory://hunter2@name",
+        "http://hunter2@[::1",
+        "s3://bucket?key=hunter2",
+        "s3://bucket?access_key_id=hunter2",
         "s3://bucket?aws_secret_access_key=hunter2",
         "s3://bucket?secret=hunter2",
         "sftp://host/x?password=hunter2",
@@ -117,3 +126,14 @@ def test_an_entry_point_whose_library_is_missing_says_what_to_install(tmp_path: 
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import durable_store; durable_store.open_store('thing://x')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "thing:// needs the module no_such_sdk: pip install 'durable-store[thing]'" in done.stderr
+
+
+@pytest.mark.parametrize("url", [None, 3, b"sqlite:///runs.db"])
+def test_what_is_no_text_is_no_url(url: Any) -> None:
+    with pytest.raises(InvalidURL, match="non-empty string"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["memory://a-name", "file:///tmp/a:b@c", "./user:password@host", "sqlite:///a@b.db"])
+def test_what_only_looks_like_credentials_is_a_path(url: str) -> None:
+    open_store(url).close()

@@ -164,8 +164,9 @@ def _started(job: Job, complaints: int) -> Generator[subprocess.Popen[str]]:
 
 def _reports(process: subprocess.Popen[str]) -> Iterator[tuple[str, list[str]]]:
     for line in process.stdout or ():
-        event, *words = line.split()
-        yield event, words
+        if line.endswith("\n"):  # else the process was killed before it had reported
+            event, *words = line.split()
+            yield event, words
 
 
 def _give_leave(process: subprocess.Popen[str], turns: int) -> int:

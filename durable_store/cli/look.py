@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.highlighter import JSONHighlighter
@@ -25,7 +25,7 @@ from durable_store.cli.output import (
     time_field,
     to_json,
 )
-from durable_store.errors import CheckpointDamaged, CheckpointNotFound, CheckpointUnsupported
+from durable_store.errors import CheckpointDamaged, CheckpointNotFound, CheckpointUnsupported, StoreUnavailable
 from durable_store.key import CheckpointKey
 from durable_store.record import Checkpoint
 from durable_store.store import Store, open_store
@@ -36,36 +36,48 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON array, an obj
 
 _MOST_NAMED = 5
 _MOST_COLOURED = 200_000  # characters: beyond it colouring JSON takes seconds
+_OF_EPISODE = "episode "  # before what is wrong with the episode's record, and not with the key's
 _STATUS_STYLES = {
     "running": "cyan",
     "finished": "green",
     "failed": "yellow",
     "damaged": "bold red",
     "unsupported": "bold red",
+    "unavailable": "bold red",
 }
 
 
 def _status_style(status: object) -> str:
-    return _STATUS_STYLES.get(str(status), "")
+    return _STATUS_STYLES.get(str(status).removeprefix(_OF_EPISODE), "")
 
 
 _KEYS = [
     Column("KEY", "key", fold=True),
-    Column("STEP", "step", right=True),
-    Column("STEPS", "steps", right=True),
-    Column("SIZE", "size", pretty=pretty_size, right=True),
-    Column("SAVED AT", "saved_at", pretty=pretty_time),
-    Column("STATUS", "status", style=_status_style),
+    Column("STEP", "step", right=True, leaves=4),
+    Column("STEPS", "steps", right=True, leaves=3),
+    Column("SIZE", "size", pretty=pretty_size, right=True, leaves=2),
+    Column("SAVED AT", "saved_at", pretty=pretty_time, leaves=1),
+    Column("STATUS", "status", leaves=5, style=_status_style),
 ]
 _STEPS = [
     Column("STEP", "step", right=True),
-    Column("SAVED AT", "saved_at", pretty=pretty_time),
-    Column("SIZE", "size", pretty=pretty_size, right=True),
-    Column("ENCODING", "encoding", pretty=", ".join),
-    Column("WRITER", "writer", fold=True),
-    Column("META", "meta", fold=True),
-    Column("DAMAGED", "damaged", style=lambda _: "bold red"),
+    Column("SAVED AT", "saved_at", pretty=pretty_time, leaves=5),
+    Column("SIZE", "size", pretty=pretty_size, right=True, leaves=2),
+    Column("ENCODING", "encoding", pretty=", ".join, leaves=1),
+    Column("WRITER", "writer", fold=True, leaves=3),
+    Column("META", "meta", fold=True, leaves=4),
+    Column("DAMAGED", "damaged", leaves=6, style=lambda damaged: "bold red" if damaged else ""),
 ]
+
+
+class _Standing(NamedTuple):
+    """The status of a row, and the error behind it when it is one."""
+
+    status: str | None
+    problem: str | None = None
+
+
+_NO_EPISODE = _Standing(None)
 
 
 def ls(
@@ -78,15 +90,20 @@ def ls(
 
     The latest step, how many steps there are, the size of the latest state and when it was saved. The status is the
     episode's (running, finished, failed), `damaged` when the latest step cannot be read, `unsupported` when a newer
-    version wrote it. In a pipe the fields are separated by tabs, and times and sizes are exact.
+    version wrote it, `unavailable` when the storage refuses it: then the exit status is 1. In a pipe the fields are
+    separated by tabs, and times and sizes are exact.
     """
+    refusals: list[str] = []
     with _existing(url) as store:
         keys = store.keys(goal)
         if on_terminal() and not as_json:
             keys = iter(sorted(keys))  # people search with their eyes; a pipe gets each row as soon as it is known
-        if not print_rows(_KEYS, _rows_of_keys(store, keys), as_json=as_json) and not as_json:
+        count = print_rows(_KEYS, _rows_of_keys(store, keys, refusals), as_json=as_json)
+        if not count and not as_json:
             of_goal = "" if goal is None else f" of goal {goal!r}"
             typer.echo(f"no checkpoints{of_goal} in {printable(url)}")
+    if refusals:
+        raise Failure(f"of {count} keys {len(refusals)} could not be read in full; the first: {refusals[0]}")
 
 
 def history(url: Url, key: Key, *, as_json: Json = False) -> None:
@@ -162,43 +179,52 @@ def _existing(url: str) -> Generator[Store]:
         yield store
 
 
-def _rows_of_keys(store: Store, keys: Iterator[CheckpointKey]) -> Iterator[Row]:
+def _rows_of_keys(store: Store, keys: Iterator[CheckpointKey], refusals: list[str]) -> Iterator[Row]:
+    """A row for each key; what the storage refused is added to `refusals`, once for each key that misses it."""
     attempt: tuple[str, int] | None = None
-    status: str | None = None
+    episode = _NO_EPISODE
     for key in keys:
         if (key.goal_id, key.episode_id) != attempt:  # the keys of an episode mostly come one after the other
             attempt = (key.goal_id, key.episode_id)
-            status = _episode_status(store, key)
-        row = _row_of_key(store, key, status)
+            episode = _standing_of_episode(store, key)
+        row = _row_of_key(store, key, episode)
         if row:
+            if str(row["status"]).endswith("unavailable"):
+                refusals.append(row["problem"])
             yield row
 
 
-def _row_of_key(store: Store, key: CheckpointKey, status: str | None) -> Row | None:
-    row: Row = {**key_fields(key), "step": None, "steps": 0, "size": None, "saved_at": None}
-    problem = None
+def _row_of_key(store: Store, key: CheckpointKey, episode: _Standing) -> Row | None:
+    row: Row = {**key_fields(key), "step": None, "steps": None, "size": None, "saved_at": None}
+    standing = episode
     try:
         newest = store.latest(key)
-    except CheckpointDamaged as err:
-        status, problem = _kind_of_damage(err), str(err)
+    except (CheckpointDamaged, StoreUnavailable) as err:
+        standing = _Standing(_trouble(err), str(err))
     else:
         if newest is None:
             return None  # removed since it was listed
         row.update(size=newest.size, saved_at=time_field(newest.saved_at))
-    steps = store.backend.steps(key)
-    row.update(step=max(steps, default=None), steps=len(steps), status=status, problem=problem)
-    return row
+    try:
+        steps = store.backend.steps(key)
+    except StoreUnavailable as err:
+        standing = _Standing(_trouble(err), str(err))
+    else:
+        row.update(step=max(steps, default=None), steps=len(steps))
+    return {**row, "status": standing.status, "problem": standing.problem}
 
 
-def _episode_status(store: Store, key: CheckpointKey) -> str | None:
+def _standing_of_episode(store: Store, key: CheckpointKey) -> _Standing:
     try:
         episode = episodes.read(store.backend, key.goal_id, key.episode_id)
-    except CheckpointDamaged as err:
-        return f"episode {_kind_of_damage(err)}"
-    return None if episode is None else episode.status
+    except (CheckpointDamaged, StoreUnavailable) as err:
+        return _Standing(f"{_OF_EPISODE}{_trouble(err)}", str(err))
+    return _NO_EPISODE if episode is None else _Standing(episode.status)
 
 
-def _kind_of_damage(err: CheckpointDamaged) -> str:
+def _trouble(err: CheckpointDamaged | StoreUnavailable) -> str:
+    if isinstance(err, StoreUnavailable):
+        return "unavailable"
     return "unsupported" if isinstance(err, CheckpointUnsupported) else "damaged"
 
 

@@ -21,6 +21,8 @@ Row = dict[str, Any]
 """What `--json` prints of one thing; tables show some of its fields."""
 
 NOTHING = "-"
+_GAP = 2  # blanks between two columns
+_LEAST_FOLDED = 16  # in fewer characters a folded key is no longer read as one
 _NOT_ASCII = re.compile(r"[^\n -~]")
 
 
@@ -33,6 +35,8 @@ class Column:
     """One field of the rows; `pretty` shortens it for people, `style` colours it by its value.
 
     A `key` is printed as it is, to be pasted: its text form has no control characters.
+
+    On a terminal too narrow for all columns those with a `leaves` are left out one by one, the lowest first.
     """
 
     title: str
@@ -40,6 +44,7 @@ class Column:
     pretty: Callable[[Any], str] | None = None
     right: bool = False
     fold: bool = False
+    leaves: int = 0
     style: Callable[[Any], str] | None = None
 
     def plain(self, row: Row) -> str:
@@ -80,18 +85,10 @@ def print_rows(columns: list[Column], rows: Iterable[Row], *, as_json: bool) -> 
             typer.echo(("[" if count == 1 else ",\n") + to_json(row), nl=False)
         typer.echo("]" if count else "[]")
     elif on_terminal():
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            table.add_column(
-                column.title,
-                justify="right" if column.right else "left",
-                overflow="fold",
-                no_wrap=not column.fold,
-            )
-        for count, row in enumerate(rows, 1):  # noqa: B007
-            table.add_row(*(column.text(row) for column in columns))
-        if count:
-            console().print(table)
+        found = list(rows)
+        count = len(found)
+        if found:
+            _print_table(columns, found)
     else:
         for count, row in enumerate(rows, 1):
             if count == 1:
@@ -133,6 +130,37 @@ def pretty_time(when: str) -> str:
 def pretty_size(size: int) -> str:
     """Bytes in the unit that fits."""
     return decimal(size)
+
+
+def _print_table(columns: list[Column], rows: list[Row]) -> None:
+    screen = console()
+    least = {column.title: _least_width(column, rows) for column in columns}
+    shown, left_out = list(columns), list[str]()
+    for column in sorted((each for each in columns if each.leaves), key=lambda each: each.leaves):
+        if sum(least[each.title] + _GAP for each in shown) - _GAP <= screen.width:
+            break
+        shown.remove(column)
+        left_out.append(column.title)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column in shown:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=not column.fold,
+            min_width=min(least[column.title], screen.width),
+        )
+    for row in rows:
+        table.add_row(*(column.text(row) for column in shown))
+    screen.print(table)
+    if left_out:
+        screen.print(Text(f"left out, as the terminal is narrow: {', '.join(left_out)}", style="dim"))
+
+
+def _least_width(column: Column, rows: list[Row]) -> int:
+    """The characters that a column cannot do without."""
+    widest = max(column.text(row).cell_len for row in rows)
+    return max(len(column.title), min(widest, _LEAST_FOLDED) if column.fold else widest)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -104,12 +104,12 @@ def _wait_for_leave() -> None:
 
 
 def _report(*words: object) -> None:
-    print(*words, flush=True)  # noqa: T201 - the pipe to the demo
+    # One write for each report: a kill between two would tear it, and an unbuffered print makes one for each word.
+    os.write(1, f"{' '.join(map(str, words))}\n".encode(errors="backslashreplace"))
 
 
 def _main() -> int:
     warnings.simplefilter("ignore")  # of the sources reviewed, which are what they are
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     url, goal, turns, seed = sys.argv[1:]
     try:
         review_library(url, goal, int(turns), int(seed))
@@ -117,7 +117,7 @@ def _main() -> int:
         _report("error", " ".join(str(err).splitlines()))
         return 1
     except BrokenPipeError:
-        os._exit(1)  # the demo is gone; a plain exit would complain that it cannot flush
+        return 1  # the demo is gone
     return 0
 
 

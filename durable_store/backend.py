@@ -13,11 +13,12 @@ for an ill-typed option.
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
-from durable_store.errors import InvalidURL
+from durable_store.errors import InvalidURL, shown
 from durable_store.key import CheckpointKey
 
 ENTRY_POINTS = "durable_store.backends"
@@ -77,7 +78,7 @@ class Backend(Protocol):
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 # A user or token before the host; or a password, which may itself hold / ? #, so that no parser would find its end.
-_USER = re.compile(_URL.pattern + r"(?:[^/?#]*@|[^/@][^@]*:[^@]*@)")
+_USER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#]*@|[^/@][^@]*:[^@]*@)")
 _SECRET = re.compile(
     r"pass(?:word|wd|phrase)?$|pwd$|secret|token|credential|signature|conn(?:ection)?_str"
     r"|^key$|(?:api|access|account|private|shared)_?key(?:_id)?$",
@@ -96,12 +97,14 @@ def open_backend(url: str) -> Backend:
     if split.fragment or (url.endswith("#") and _URL.match(url)):
         raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
     from_url = _from_url_of(split.scheme)
-    return from_url(split, **_options(split, from_url))
+    options = _options(split, from_url)
+    with _usable_path():
+        return from_url(split, **options)
 
 
 def _split(url: str) -> SplitResult:
     if not isinstance(url, str) or not url.strip():
-        raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {url!r}")
+        raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {shown(url)}")
     if "\0" in url:
         raise InvalidURL("a store URL holds no NUL character")
     if _URL.match(url):
@@ -120,18 +123,28 @@ def _split(url: str) -> SplitResult:
             " or file:///absolute/path for a directory of that name"
         )
     # Quoted, because a backend undoes the %xx of a URL's path: in a plain path they stand for themselves.
-    path = os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - Path keeps `..`, and raises for ~nobody
-    return SplitResult("file", "", quote(os.fsencode(path)), "", "")
+    with _usable_path():
+        path = os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - Path keeps `..`, raises for ~nobody
+        return SplitResult("file", "", quote(os.fsencode(path)), "", "")
+
+
+@contextmanager
+def _usable_path() -> Generator[None]:
+    try:
+        yield
+    except (OSError, UnicodeError) as err:  # the current directory was removed; a name that no file can have
+        raise InvalidURL(f"the path cannot be used: {err}") from err
 
 
 def _refuse_credentials(url: str) -> None:
     """Before anything else looks at the URL. No message shows a part of it: that would leak what is refused."""
     advice = "URLs end up in logs: use the service's own configuration or environment"
-    if not isinstance(url, str) or not _URL.match(url):
+    if not isinstance(url, str):
         return
     if _USER.match(url):
         raise InvalidURL(f"the store URL carries a user or a password; {advice} (in a path write %40 for @)")
-    for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True):
+    query = url.partition("?")[2] if _URL.match(url) else ""
+    for name, _ in parse_qsl(query, keep_blank_values=True):
         if _SECRET.search(name):
             raise InvalidURL(f"the store URL carries a secret in its option {name!r}; {advice}")
 

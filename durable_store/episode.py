@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from durable_store.backend import Backend
 from durable_store.errors import (
     CheckpointConflict,
@@ -18,10 +20,12 @@ from durable_store.errors import (
 )
 from durable_store.key import EPISODE_ID, MAX_EPISODE, CheckpointKey
 from durable_store.record import Closing, decode, encode, timestamp
-from durable_store.state import to_json
 
 STARTED, ENDED, DELETED = 0, 1, 2
 """The steps of an episode's key."""
+
+
+STATUSES = ("running", "finished", "failed", "deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,10 @@ def read(backend: Backend, goal_id: str, number: int) -> Episode | None:
     if found is None:
         return None
     step, record = found
-    state = decode(record, key, step, lambda base: backend.load(key, base)).state()
+    state = decode(record, key, step, lambda base: backend.load(key, base)).state
     try:
         started, ended = (datetime.fromisoformat(at) if at else None for at in (state["started"], state["ended"]))
-        if started is not None:
+        if started is not None and isinstance(state["root"], str) and state["status"] in STATUSES:
             return Episode(number, state["root"], state["status"], started, ended, state["result"])
     except (KeyError, TypeError, ValueError):
         pass
@@ -154,4 +158,5 @@ def _encode(goal_id: str, step: int, episode: Episode, writer: str) -> bytes:
         "ended": episode.ended and timestamp(episode.ended),
         "result": episode.result,
     }
-    return encode(_key(goal_id, episode.id), step, to_json(state), writer=writer)
+    # Not through `to_json`: a result of 250 levels is one level deeper here, and an end must always be written.
+    return encode(_key(goal_id, episode.id), step, orjson.dumps(state), writer=writer)

@@ -11,6 +11,15 @@ try again              `StoreUnavailable`
 """
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it: short, and without an error of its own."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a caller's __repr__ may raise anything, and an int of 5000 digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 class DurableStoreError(Exception):
     """Every error that this library raises on purpose."""
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from durable_store.errors import InvalidKey
+from durable_store.errors import InvalidKey, shown
 
 MAX_EPISODE = 999_999_999
 """Nine digits, the width of an episode in paths."""
@@ -69,9 +69,9 @@ class CheckpointKey:
         Raises:
             InvalidKey: it is no key's text form; a key has exactly one.
         """
-        parts = text.split("/")
+        parts = text.split("/") if isinstance(text, str) else []
         if len(parts) != 3 or not parts[1].isdecimal() or len(parts[1]) > 9:
-            raise InvalidKey(f"{text!r} is no key: a key is GOAL/EPISODE/CHECKPOINT, like PROJ-1/0/orchestrator-0")
+            raise InvalidKey(f"{shown(text)} is no key: a key is GOAL/EPISODE/CHECKPOINT, like PROJ-1/0/orchestrator-0")
         key = cls(_unescape(parts[0]), int(parts[1]), _unescape(parts[2]))
         if str(key) != text:
             raise InvalidKey(f"{text!r} is not how this key is written: write {str(key)!r}")
@@ -120,14 +120,14 @@ def id_from_storage_name(name: str) -> str | None:
 
 def _id(what: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidKey(f"{what} must be a string, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidKey(f"{what} must be a string, not {type(value).__name__}: {shown(value)}")
     value = str.__str__(value)  # a plain str, also of an Enum that is one
     if not value:
         raise InvalidKey(f"{what} is empty")
     try:
         name = storage_name(value)
     except UnicodeEncodeError as err:
-        raise InvalidKey(f"{what} {value!r:.80} holds a lone surrogate, at {err.start}") from err
+        raise InvalidKey(f"{what} {shown(value)} holds a lone surrogate, at {err.start}") from err
     if len(name) > MAX_NAME:
         raise InvalidKey(
             f"{what} {value[:40]!r}… takes {len(name)} bytes as a storage name; the most is {MAX_NAME}"
@@ -138,9 +138,9 @@ def _id(what: str, value: object) -> str:
 
 def _whole(what: str, value: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidKey(f"{what} must be an int, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidKey(f"{what} must be an int, not {type(value).__name__}: {shown(value)}")
     if not 0 <= value <= most:
-        raise InvalidKey(f"{what} must be from 0 to {most}, not {value if abs(value) < 10**30 else 'such a number'}")
+        raise InvalidKey(f"{what} must be from 0 to {most}, not {shown(value)}")
     return int(value)
 
 
@@ -153,4 +153,4 @@ def _unescape(text: str) -> str:
     try:
         return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), text.encode()).decode()
     except UnicodeError as err:
-        raise InvalidKey(f"{text!r:.80} is not UTF-8 behind its %xx") from err
+        raise InvalidKey(f"{shown(text)} is not UTF-8 behind its %xx") from err

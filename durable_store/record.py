@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 
 import orjson
 
-from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, InvalidState
+from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, InvalidState, shown
 from durable_store.key import MAX_STEP, CheckpointKey
 from durable_store.state import MAX_STATE, to_json
 
@@ -26,6 +26,12 @@ MAX_META = 32 * 2**10
 MAX_CLOSING = 32 * 2**10
 MAX_LIVE = 1500
 """Steps in `live`: 17 bytes each fit the header beside the largest meta or closing; a run keeps at most 1000."""
+
+_FIELDS = (
+    *("v", "goal", "episode", "checkpoint", "step", "id", "writer", "saved_at", "type", "encoding"),
+    *("bases", "live", "prev", "size", "closing", "meta", "crit"),
+)
+"""What format 1 knows in a header, also where `crit` names it."""
 
 DIGEST = 64
 HEAD = DIGEST + 1 + MAX_HEADER + 1
@@ -128,23 +134,18 @@ class Record:
     header: Header
     digest: str
     json: bytes = field(repr=False)
-
-    def state(self) -> Any:
-        """The state, decoded afresh. Raises CheckpointDamaged where its writer wrote no JSON."""
-        try:
-            return orjson.loads(self.json)
-        except orjson.JSONDecodeError as err:
-            raise _damaged(self.header.key, self.header.step, f"its state is no JSON ({err})") from err
+    state: Any = field(repr=False)
 
     def checkpoint(self, skipped: tuple[int, ...] = ()) -> Checkpoint:
         """What the store's verbs return of it."""
         head = self.header
-        return Checkpoint(head.key, head.step, self.state(), head.meta, head.saved_at, head.writer, head.size, skipped)
+        return Checkpoint(head.key, head.step, self.state, head.meta, head.saved_at, head.writer, head.size, skipped)
 
 
 def writer_name(tag: str) -> str:
     """Who writes: the host and process for people, and a tag that tells two writers of one process apart."""
-    return f"{platform.node() or 'localhost'}:{os.getpid()}:{tag}"
+    host = platform.node().encode(errors="replace").decode()  # a host's name may be no UTF-8
+    return f"{host or 'localhost'}:{os.getpid()}:{tag}"
 
 
 def random_tag(size: int = 4) -> str:
@@ -253,7 +254,11 @@ def decode(record: bytes, key: CheckpointKey, step: int, fetch: Callable[[int], 
     body = record[record.index(b"\n") + 1 :]
     if len(body) != header.size:
         raise _damaged(key, step, f"its state has {len(body)} bytes where the header says {header.size}")
-    return Record(header, digest_of(record), body)
+    try:
+        state = orjson.loads(body)
+    except orjson.JSONDecodeError as err:
+        raise _damaged(key, step, f"its state is no JSON ({err})") from err
+    return Record(header, digest_of(record), body, state)
 
 
 def decode_header(leading: bytes, key: CheckpointKey, step: int) -> Header:
@@ -278,16 +283,17 @@ def _read_fields(leading: bytes, key: CheckpointKey, step: int) -> dict[str, Any
     if not isinstance(parsed, dict):
         raise _damaged(key, step, "its header is no JSON object")
     fields = cast("dict[str, Any]", parsed)
-    version = fields.get("v")
-    if type(version) is int and version > VERSION:
+    version: Any = fields.get("v")
+    if type(version) in (int, float) and version > VERSION:
         raise CheckpointUnsupported(
             f"{key} step {step}: format {version} is newer than {VERSION}: upgrade durable-store"
         )
     if type(version) is not int or version != VERSION:
         raise _damaged(key, step, "its header has no format version")
-    if fields.get("crit", []) != []:
+    crit: object = fields.get("crit", [])
+    if not isinstance(crit, list) or any(name not in _FIELDS for name in cast("list[object]", crit)):
         raise CheckpointUnsupported(
-            f"{key} step {step}: it needs {fields['crit']!r:.80}: upgrade durable-store to read it"
+            f"{key} step {step} needs {shown(fields['crit'])}: upgrade durable-store to read it"
         )
     return fields
 

@@ -13,7 +13,7 @@ docs/ARCHITECTURE.md argues why these are enough, and tests/test_simulation.py t
 
 import os
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -27,6 +27,7 @@ from durable_store.errors import (
     CheckpointNotFound,
     InvalidArgument,
     StoreUnavailable,
+    shown,
 )
 from durable_store.key import CheckpointKey
 from durable_store.record import (
@@ -57,39 +58,43 @@ def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None,
     `Store.resume` makes the promises.
     """
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or not 1 <= keep <= MAX_KEEP):
-        raise InvalidArgument(f"keep must be an int from 1 to {MAX_KEEP}, or None to keep everything, not {keep!r}")
+        raise InvalidArgument(
+            f"keep must be an int from 1 to {MAX_KEEP}, or None to keep everything, not {shown(keep)}"
+        )
     writer = writer_name(random_tag())
     while True:
         episode, new = _choose_episode(store, key, joins=joins, writer=writer)
         key = CheckpointKey(key.goal_id, episode.id, key.checkpoint_id)
         found = store.find(key, skip_damaged=True)
-        if new and found:
+        if found and new:
+            if episodes.read(store.backend, key.goal_id, episode.id):
+                continue  # another process has started it since we looked
             raise CheckpointConflict(
                 f"{key} holds records up to step {found.highest}, but its episode was never started:"
                 " Store.save put them there; start an episode, or use another goal"
             )
-        closing = found and found.record.header.closing
-        if not (found and closing and episode.root in ("", key.checkpoint_id)):
-            return Run(store, key, writer, keep, found, to_json(initial) if found is None else b"", episode, new)
-        # The process that finished was killed before it could write down the episode's end.
-        episodes.end(store.backend, key.goal_id, episode, closing, found.record.header.saved_at, writer)
+        if found and store.end(key.goal_id, episode, found.record.header):
+            continue  # its last process was killed before it could write that down
+        return Run(store, key, writer, keep, found, to_json(initial) if found is None else b"", episode, new)
 
 
 def _choose_episode(store: "Store", key: CheckpointKey, *, joins: bool, writer: str) -> tuple["Episode", bytes | None]:
     """The running episode to resume; or a new one, with the record that will start it."""
-    goal = key.goal_id
+    goal, name = key.goal_id, key.checkpoint_id
     if joins:
-        return episodes.joinable(store.backend, goal, key.episode_id), None
+        return store.joinable(key), None
     number = episodes.newest_number(store.backend, goal)
     episode = episodes.read(store.backend, goal, number) if number >= 0 else None
     if episode is None or episode.status != "running":
-        return episodes.registration(goal, number + 1, key.checkpoint_id, writer)
-    if episode.root not in ("", key.checkpoint_id):
-        raise CheckpointNotFound(
-            f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {key.checkpoint_id!r}: resume it"
-            f" under {episode.root!r} (an id is the same in every process), or join it with episode_id={number}"
-        )
-    return episode, None
+        return episodes.registration(goal, number + 1, name, writer)
+    if episode.root in ("", name):
+        return episode, None
+    if store.end_if_decided(goal, episode):
+        return episodes.registration(goal, number + 1, name, writer)
+    raise CheckpointNotFound(
+        f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {name!r}: resume it under"
+        f" {episode.root!r} (an id is the same in every process), or join it with episode_id={number}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,9 @@ class _Sent:
 class Run:
     """One writer's way through the steps of one key. `Store.resume` makes it.
 
-    Belongs to the process that resumed it; threads may share it, its commits are serialized. Leaving its `with` block,
-    also by an exception, finishes nothing: the next process resumes.
+    Belongs to the process that resumed it; threads may share it, its commits are serialized (so commit nothing in a
+    signal handler, which may have interrupted a commit). Leaving its `with` block, also by an exception, finishes
+    nothing: the next process resumes.
 
     Attributes:
         key: where it commits.
@@ -143,7 +149,7 @@ class Run:
         self._next = 0
         self._prev: tuple[int, str] | None = None
         self._live: list[int] = []  # the steps that retention may remove: all that is kept, besides fences
-        self._closing: Closing | None = None
+        self._closing: bytes | None = None
         self._has_fence = False
         self._open: _Sent | None = None
         self._refusal: str | None = None
@@ -157,7 +163,7 @@ class Run:
             self._next = found.highest + 1
             self._prev = (header.step, found.record.digest)
             self._live = list(header.live)
-            self._closing = header.closing
+            self._closing = orjson.dumps(header.closing) if header.closing else None
         if self.skipped:
             _log().warning(
                 "%s: resumed from step %d, past damaged %s", key, self.step, ", ".join(map(str, self.skipped))
@@ -185,8 +191,8 @@ class Run:
 
     @property
     def result(self) -> Any:
-        """What it finished with; the error's text if it failed; None while it goes on."""
-        return self._closing and self._closing.result
+        """What it finished with, decoded afresh; the error's text if it failed; None while it goes on."""
+        return orjson.loads(self._closing)["result"] if self._closing else None
 
     def commit(self, state: object, *, meta: dict[str, Any] | None = None) -> int:
         """Commits a state as the next step and returns that step.
@@ -199,7 +205,8 @@ class Run:
             CheckpointConflict: another process has taken over, or the run is finished, or this is a forked child. Stop:
                 a run that was superseded stays refused. It does not say that nothing was saved.
             StoreUnavailable: try again with the same state. With `maybe_saved` the outcome is unknown; the next commit
-                settles it first, and if that is of the same state and meta, just returns its step.
+                settles it first, and if that is of the same state and meta, just returns its step. So does the commit
+                after one that was interrupted, by KeyboardInterrupt for one.
         """
         return self._commit(to_json(state), meta_json(meta), None)
 
@@ -232,7 +239,8 @@ class Run:
         if error is None:
             closing = closing_json("finished", result)
         else:
-            closing = closing_json("failed", str(error) or type(error).__name__)
+            text = str(error) or (type(error).__name__ if isinstance(error, BaseException) else "")
+            closing = closing_json("failed", text.encode(errors="replace").decode())
         self._commit(None, b"{}", closing)
         self._end_episode()
 
@@ -251,10 +259,9 @@ class Run:
                 if _same(sent.closing, closing) and (closing or (_same(sent.json, json) and _same(sent.meta, meta))):
                     return self.step
             if self._closing:
-                if closing and same_json(orjson.loads(closing), asdict(self._closing)):
+                if closing and _same(self._closing, closing):
                     return self.step
-                raise CheckpointConflict(f"{self.key} was closed at step {self.step}: {self._closing.status}")
-            self._register()
+                raise CheckpointConflict(f"{self.key} was closed at step {self.step}: nobody commits to it any more")
             json = self._json if json is None else json
             live = [] if self.keep is None else [*self._live, self._next] if self._has_fence else self._live
             record = encode(
@@ -267,6 +274,7 @@ class Run:
                 prev=self._prev,
                 closing=closing,
             )
+            self._register()
             self._open = _Sent(self._next, record, json, meta, live, closing)
             self._send(self._open, again=False)
             return self.step
@@ -275,7 +283,11 @@ class Run:
         """Starts the episode, before the first commit of a new one."""
         if self._registration is None:
             return
-        if not episodes.claim(self._store.backend, self.key.goal_id, (self._episode, self._registration)):
+        try:
+            is_ours = episodes.claim(self._store.backend, self.key.goal_id, (self._episode, self._registration))
+        except StoreUnavailable as err:  # the commit itself was not sent, whatever became of this
+            raise StoreUnavailable(f"cannot start episode {self.key.episode_id}: {err}") from err
+        if not is_ours:
             self._refuse(f"another process has started episode {self.key.episode_id} of goal {self.key.goal_id!r}")
         self._registration = None
 
@@ -304,7 +316,7 @@ class Run:
             raise StoreUnavailable(
                 f"step {sent.step} is saved, but not known to be the newest: {err}", maybe_saved=True
             ) from err
-        if newest is None or newest[0] < sent.step:
+        if newest is None or newest[0] < sent.step or (newest[0] == sent.step and newest[1] != sent.record):
             self._refuse(
                 f"{self.key} step {sent.step} was removed as soon as it was there: the key was deleted or pruned"
             )
@@ -317,7 +329,7 @@ class Run:
         self._prev = (sent.step, digest_of(sent.record))
         self._json = sent.json
         self._live = sent.live
-        self._closing = _closing_of(sent.closing) if sent.closing else None
+        self._closing = sent.closing
         self._has_fence = True
         self._open = None  # last: whatever interrupts this leaves the commit open, to be settled again
         self._retain()
@@ -336,9 +348,9 @@ class Run:
     def _end_episode(self) -> None:
         if self._episode.root not in ("", self.key.checkpoint_id) or not self._closing:
             return
-        now = datetime.now(UTC)
+        closing, now = Closing(**orjson.loads(self._closing)), datetime.now(UTC)
         try:
-            episodes.end(self._store.backend, self.key.goal_id, self._episode, self._closing, now, self.writer)
+            episodes.end(self._store.backend, self.key.goal_id, self._episode, closing, now, self.writer)
         except StoreUnavailable as err:
             _log().warning("%s is finished, its episode's end is left to the next resume: %s", self.key, err)
 
@@ -367,10 +379,6 @@ def _same(one: bytes | None, other: bytes | None) -> bool:
     if one is None or other is None:
         return one is other
     return one == other or same_json(orjson.loads(one), orjson.loads(other))
-
-
-def _closing_of(json: bytes) -> Closing:
-    return Closing(**orjson.loads(json))
 
 
 def _log() -> "logging.Logger":

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from durable_store.errors import InvalidState
+from durable_store.errors import InvalidState, shown
 
 MAX_STATE = 2**30
 """Bytes of a state's JSON."""
@@ -109,9 +109,9 @@ def _offence(value: object) -> str | None:
 def _offenders_in_dict(value: dict[object, object], path: str, depth: int) -> Iterator[str]:
     for key, item in value.items():
         if type(key) is not str:
-            yield f"{path}: the key {key!r:.80} is {_type(key)}, not a plain string"
+            yield f"{path}: the key {shown(key)} is {_type(key)}, not a plain string"
         elif not _is_unicode(key):
-            yield f"{path}: a lone surrogate in the key {key!r:.80}"
+            yield f"{path}: a lone surrogate in the key {shown(key)}"
         else:
             inner = f".{key}" if key.isidentifier() else f"[{orjson.dumps(key).decode()}]"
             yield from _offenders(item, path + inner, depth)

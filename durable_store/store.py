@@ -5,6 +5,8 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import orjson
+
 from durable_store import episode as episodes
 from durable_store.backend import Backend, open_backend
 from durable_store.episode import Episode
@@ -16,15 +18,18 @@ from durable_store.errors import (
     InvalidArgument,
     InvalidKey,
     StoreUnavailable,
+    shown,
 )
 from durable_store.key import EPISODE_ID, CheckpointKey, check_step, goal_text
 from durable_store.record import (
     HEAD,
     Checkpoint,
     CheckpointInfo,
+    Header,
     Record,
     decode,
     decode_header,
+    digest_of,
     encode,
     meta_json,
     random_tag,
@@ -91,10 +96,12 @@ class Store:
         """
         check_key(key)
         check_step(step)
-        record = encode(key, step, to_json(state), writer=writer_name(self._tag), meta=meta_json(meta))
-        there = self.backend.save(key, step, record)
+        json, meta_as_json = to_json(state), meta_json(meta)
+        record, there = self._create(key, step, json, meta_as_json)
+        if there == record:
+            return _saved(record, key, step, json)
         saved = self._decode(key, step, there).checkpoint()
-        if there != record and not (same_json(saved.state, state) and same_json(saved.meta, meta or {})):
+        if not (same_json(saved.state, orjson.loads(json)) and same_json(saved.meta, orjson.loads(meta_as_json))):
             raise CheckpointConflict(
                 f"{key} step {step} holds another state, saved by {saved.writer} at {timestamp(saved.saved_at)}"
             )
@@ -127,7 +134,7 @@ class Store:
         """
         check_key(key)
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-            raise InvalidArgument(f"keep must be an int of at least 1, not {keep!r}")
+            raise InvalidArgument(f"keep must be an int of at least 1, not {shown(keep)}")
         steps = self.backend.steps(key)
         found = self.find(key, skip_damaged=True) if len(steps) > keep else None
         if found is None:
@@ -176,7 +183,7 @@ class Store:
         With a `root`, only that checkpoint id resumes the episode without naming it; without one, any does.
         """
         goal = goal_text(goal_id)
-        if root:
+        if root != "":
             check_key(CheckpointKey(goal, 0, root))
         return episodes.start(self.backend, goal, root, writer_name(self._tag))
 
@@ -191,18 +198,24 @@ class Store:
 
         Raises:
             CheckpointNotFound: there is no such step, or the episode of `to` was never started or was deleted.
-            CheckpointConflict: that episode has ended, or the key `to` is not empty.
+            CheckpointConflict: that episode has ended, or the key `to` is not empty. After a StoreUnavailable with
+                `maybe_saved`, what is there may be your own fork: read `to` with `latest`.
         """
         check_key(key)
         check_key(to)
-        episodes.joinable(self.backend, to.goal_id, to.episode_id)
-        source = self.latest(key) if step is None else self.load(key, step)
-        if source is None:
-            raise CheckpointNotFound(f"{key} has no checkpoints to fork from")
-        steps = self.backend.steps(to)
-        if steps and steps[0] > 0:
-            raise CheckpointConflict(f"{to} is not empty: its latest step is {steps[0]}")
-        return self.save(to, 0, source.state, meta=source.meta)
+        self.joinable(to)
+        if step is None:
+            found = self.find(key, skip_damaged=False)
+            if found is None:
+                raise CheckpointNotFound(f"{key} has no checkpoints to fork from")
+            source = found.record
+        else:
+            source = self.read(key, step)
+        if self.backend.latest(to) is None:
+            record, there = self._create(to, 0, source.json, meta_json(source.header.meta))
+            if there == record:
+                return _saved(record, to, 0, source.json)
+        raise CheckpointConflict(f"{to} is not empty: a fork begins a key")
 
     def delete(self, goal_id: str | int, *, episode_id: int | None = None) -> int:
         """Removes all checkpoints of a goal, or of one episode, and returns how many.
@@ -309,10 +322,42 @@ class Store:
             raise CheckpointNotFound(f"{key} has no step {step}")
         return self._decode(key, step, raw)
 
+    def joinable(self, key: CheckpointKey) -> Episode:
+        """The running episode of the key. Raises CheckpointNotFound, CheckpointConflict when there is none."""
+        episode = episodes.joinable(self.backend, key.goal_id, key.episode_id)
+        if episode.root != key.checkpoint_id and self.end_if_decided(key.goal_id, episode):
+            episode = episodes.joinable(self.backend, key.goal_id, key.episode_id)
+        return episode
+
+    def end_if_decided(self, goal_id: str, episode: Episode) -> bool:
+        """Writes down the end of a running episode whose root closed its key and was killed before it did; if it has.
+
+        In an episode without a root only who closed it can find that out: the others would have to list its keys.
+        """
+        if not episode.root:
+            return False
+        try:
+            found = self.find(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=False)
+        except CheckpointUnsupported:
+            raise
+        except CheckpointDamaged:
+            return False
+        return found is not None and self.end(goal_id, episode, found.record.header)
+
+    def end(self, goal_id: str, episode: Episode, header: Header) -> bool:
+        """Writes down the episode's end, if this header closes it; whether it does."""
+        if header.closing is None or episode.root not in ("", header.key.checkpoint_id):
+            return False
+        episodes.end(self.backend, goal_id, episode, header.closing, header.saved_at, writer_name(self._tag))
+        return True
+
+    def _create(self, key: CheckpointKey, step: int, json: bytes, meta: bytes) -> tuple[bytes, bytes]:
+        """A new record, and the one that is there once it was sent: the same, if it is ours."""
+        record = encode(key, step, json, writer=writer_name(self._tag), meta=meta)
+        return record, self.backend.save(key, step, record)
+
     def _decode(self, key: CheckpointKey, step: int, raw: bytes) -> Record:
-        record = decode(raw, key, step, lambda base: self.backend.load(key, base))
-        record.state()  # a state that is no JSON is damage too, found here and not at its first use
-        return record
+        return decode(raw, key, step, lambda base: self.backend.load(key, base))
 
     def _bases(self, key: CheckpointKey, step: int) -> list[int]:
         """The steps that this one needs to be read; a damaged header needs none any more."""
@@ -335,11 +380,16 @@ class Found(NamedTuple):
     skipped: tuple[int, ...]
 
 
+def _saved(record: bytes, key: CheckpointKey, step: int, json: bytes) -> Checkpoint:
+    """The checkpoint in a record of our own, in which there is nothing to check."""
+    return Record(decode_header(record, key, step), digest_of(record), json, orjson.loads(json)).checkpoint()
+
+
 def check_key(key: CheckpointKey) -> CheckpointKey:
     """The key itself. Raises InvalidKey when it is none, or when its checkpoint id belongs to the store."""
     if not isinstance(key, CheckpointKey):
         raise InvalidKey(
-            f"a key is a CheckpointKey, not {type(key).__name__}: CheckpointKey.parse({key!r:.80}) makes one of text"
+            f"a key is a CheckpointKey, not {type(key).__name__}: CheckpointKey.parse({shown(key)}) makes one of text"
         )
     if key.checkpoint_id.startswith("@"):
         raise InvalidKey(f"checkpoint ids that start with @ belong to the store: {key.checkpoint_id!r}")

@@ -158,13 +158,23 @@ def test_a_sound_record_made_by_hand_is_read(store: Store) -> None:
 
 
 def test_unknown_fields_are_ignored(store: Store) -> None:
-    plant(store, seal(sound_header(later=1, crit=[]), b'{"a":1}'))
+    plant(store, seal(sound_header(later=1, crit=["v", "closing"]), b'{"a":1}'))
     assert store.load(KEY, 5).state == {"a": 1}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"v": 2}, {"v": 99, "goal": 1}, {"crit": ["lease"]}, {"crit": "x"}, {"type": "bytes"}, {"encoding": ["lz77"]}],
+    [
+        {"v": 2},
+        {"v": 2.0},
+        {"v": 2**64},
+        {"v": 99, "goal": 1},
+        {"crit": ["v", "lease"]},
+        {"crit": "x"},
+        {"crit": [[1]]},
+        {"type": "bytes"},
+        {"encoding": ["lz77"]},
+    ],
 )
 def test_a_newer_record_is_unsupported_and_nothing_skips_it(store: Store, changes: dict[str, Any]) -> None:
     store.save(KEY, 4, "older")

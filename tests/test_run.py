@@ -310,6 +310,99 @@ def test_an_end_that_could_not_be_written_is_written_by_the_next_resume(store: S
     assert (ended.status, ended.result, ended.ended) == ("finished", "done", closed.saved_at)
 
 
+def end_unwritten(store: Store, backend: Faulty, result: object = "done") -> None:
+    """The root's key is closed, and its process was killed before it wrote the episode's end."""
+    run = store.resume("g", "a-0")
+    run.commit(0)
+    run.finish(result)
+    backend.prune(CheckpointKey("g", 0, "@episode"), [1])
+    assert store.episodes("g")[0].status == "running"
+
+
+def test_nobody_joins_or_forks_into_an_episode_whose_end_was_left_unwritten(store: Store, backend: Faulty) -> None:
+    end_unwritten(store, backend)
+    with pytest.raises(CheckpointConflict, match="has finished"):
+        store.resume("g", "b-0", episode_id=0)
+    assert store.episodes("g")[0].result == "done"
+    backend.prune(CheckpointKey("g", 0, "@episode"), [1])
+    with pytest.raises(CheckpointConflict, match="has finished"):
+        store.fork(KEY, CheckpointKey("g", 0, "c-0"))
+
+
+def test_another_root_starts_the_next_episode_when_the_end_of_the_last_was_left_unwritten(
+    store: Store, backend: Faulty
+) -> None:
+    end_unwritten(store, backend)
+    assert store.resume("g", "b-0").key == CheckpointKey("g", 1, "b-0")
+    assert store.episodes("g")[0].status == "finished"
+
+
+def test_joining_takes_at_most_six_requests_too(store: Store, backend: Faulty) -> None:
+    store.resume("g", "a-0").commit(0)
+    backend.requests.clear()
+    store.resume("g", "b-0", episode_id=0)
+    assert len(backend.requests) + backend.requests.count("latest") <= 6
+
+
+def test_the_deepest_result_that_is_accepted_ends_the_episode(store: Store) -> None:
+    result: object = 1
+    for _ in range(250):
+        result = [result]
+    run = store.resume("g", "a-0")
+    run.finish(result)
+    assert store.episodes("g")[0].result == result
+    assert store.resume("g", "a-0").key.episode_id == 1
+
+
+def test_a_result_is_never_an_alias(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.finish({"a": 1})
+    run.result["a"] = 2
+    assert run.result == {"a": 1}
+    run.finish({"a": 1})
+
+
+def test_the_text_of_any_error_can_be_a_result(store: Store) -> None:
+    run = store.resume("g", "a-0")
+    run.finish(error=OSError("no such file: \udc80"))
+    assert run.result == "no such file: ?"
+
+
+def test_an_episode_that_was_started_between_two_looks_is_joined_not_refused(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes start together: the second has seen no episode, and then finds the first one's commit."""
+    other = Store(backend)
+    latest = backend.latest
+
+    def overtaken(key: CheckpointKey) -> tuple[int, bytes] | None:
+        monkeypatch.setattr(backend, "latest", latest)
+        other.resume("g", "a-0").commit("first")
+        return latest(key)
+
+    monkeypatch.setattr(backend, "latest", overtaken)
+    assert store.resume("g", "a-0").state == "first"
+
+
+def test_when_the_episode_cannot_be_started_nothing_of_the_commit_was_sent(store: Store, backend: Faulty) -> None:
+    run = store.resume("g", "a-0")
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable, match="cannot start episode 0") as caught:
+        run.commit("one")
+    assert not caught.value.maybe_saved
+    backend.lose.clear()
+    assert run.commit("another") == 0
+    assert store.load(KEY, 0).state == "another"
+
+
+def test_a_first_state_that_no_record_can_hold_starts_no_episode(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "MAX_RECORD", 1000)
+    run = store.resume("g", "a-0")
+    with pytest.raises(InvalidState):
+        run.commit("x" * 1000)
+    assert store.episodes("g") == []
+
+
 def test_joining_by_number_also_writes_an_end_that_was_left_unwritten(store: Store, backend: Faulty) -> None:
     run = store.resume("g", "a-0")
     run.commit(0)
@@ -360,7 +453,7 @@ def test_what_is_kept_while_prunes_fail_never_makes_a_header_too_long(
     assert backend.steps(KEY) == [30, 29, *range(22, -1, -1)], "the successor has pruned the newest seven but one"
 
 
-def test_a_meta_of_the_largest_size_fits_beside_the_longest_ids_and_the_most_live_steps(store: Store) -> None:
+def test_a_meta_of_the_largest_size_fits_beside_the_longest_ids_and_the_most_live_steps() -> None:
     key = CheckpointKey("\x01" * 66, 999_999_999, "\x02" * 66)
     meta = meta_json({"a": "x" * (record.MAX_META - 8)})
     live = range(2**53 - 1 - record.MAX_LIVE, 2**53 - 1)

@@ -183,7 +183,10 @@ class Process:
 
     def _work(self, store: Store) -> None:
         rng = self.world.rng
-        run = store.resume(GOAL, ROOT, keep=rng.randint(1, 3), initial=0)
+        try:
+            run = store.resume(GOAL, ROOT, keep=rng.randint(1, 3), initial=0)
+        except (CheckpointConflict, CheckpointNotFound) as err:
+            raise Violation(f"a resume under the root's id was refused: {err}") from err
         for turn in range(rng.randrange(80)):
             roll, step = rng.random(), run.step
             try:
@@ -198,11 +201,20 @@ class Process:
                 continue  # the step to rewind to was pruned
             except CheckpointConflict:
                 self.world.refuse(run, step + 1)
+                if run._refusal:
+                    self._stays_refused(run)
                 raise
             if answered:
                 self.world.acknowledge(run, self.wire)
             if run.finished:
                 return
+
+    def _stays_refused(self, run: Run) -> None:
+        try:
+            run.commit("once more")
+        except CheckpointConflict:
+            return
+        raise Violation(f"{run} was refused, and then it was not")
 
     def _retrying(self, verb: Callable[..., object], *arguments: object) -> bool:
         """Tries again, gives up, or goes on to something else: whatever callers do. True when it was answered."""

@@ -234,7 +234,8 @@ def test_fork_starts_a_started_episode_from_one_step(store: Store) -> None:
     to = CheckpointKey("g", store.start_episode("g", root="a"), "a")
     forked = store.fork(run.key, to, step=1)
     assert (forked.key, forked.step, forked.state, forked.meta) == (to, 0, {"n": 1}, {"turn": 1})
-    assert store.fork(run.key, to, step=1) == forked, "a retry"
+    with pytest.raises(CheckpointConflict, match="is not empty"):
+        store.fork(run.key, to, step=1)
     again = store.resume("g", "a")
     assert (again.key, again.step, again.state) == (to, 0, {"n": 1})
     with pytest.raises(CheckpointConflict):
@@ -300,6 +301,40 @@ def test_what_is_no_goal_is_refused(store: Store, goal: Any) -> None:
     for verb in verbs:
         with pytest.raises(InvalidKey):
             verb()
+
+
+def negative(odd: Any) -> Any:
+    return -odd if isinstance(odd, int) else odd or "nothing"
+
+
+class Nameless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
+@pytest.mark.parametrize("odd", [None, 0, False, (), Nameless(), pytest.param(10**5000, id="huge")])
+def test_nothing_but_this_librarys_errors_leaves_the_door(store: Store, odd: Any) -> None:
+    below_one = negative(odd)
+    no_meta: Any = odd or [1]
+    no_episode: Any = "0" if odd == 0 else odd
+    calls: list[Callable[[], object]] = [
+        lambda: store.latest(odd),
+        lambda: store.start_episode("g", root=odd),
+        lambda: store.prune(KEY, keep=below_one),
+        lambda: store.save(KEY, 0, {odd: 1}),
+        lambda: store.save(KEY, 0, 1, meta=no_meta),
+        lambda: CheckpointKey("g", 0, odd),
+        lambda: CheckpointKey("g", no_episode, "a"),
+        lambda: CheckpointKey.parse(odd),
+        lambda: store.resume("g", odd),
+        lambda: store.resume("g", "a", keep=below_one),
+        lambda: open_store(odd),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidArgument) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert store.episodes("g") == []
 
 
 def test_a_closed_store_is_unavailable(store: Store) -> None:

@@ -76,6 +76,8 @@ def test_memory_is_a_backend() -> None:
         ("sqlite:///runs.db#x", "#fragment"),
         ("sqlite:///ru\0ns.db", "NUL"),
         ("http://[::1", "not a URL"),
+        ("./\ud800", "cannot be used"),
+        ("file:///\ud800", "cannot be used"),
     ],
 )
 def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
@@ -99,6 +101,7 @@ def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
         "sqlite://hunter2@runs.db",
         "memory://hunter2@name",
         "http://hunter2@[::1",
+        "//user:hunter2@h/x.db",
         "s3://bucket?key=hunter2",
         "s3://bucket?access_key_id=hunter2",
         "s3://bucket?aws_secret_access_key=hunter2",
@@ -137,3 +140,15 @@ def test_what_is_no_text_is_no_url(url: Any) -> None:
 @pytest.mark.parametrize("url", ["memory://a-name", "file:///tmp/a:b@c", "./user:password@host", "sqlite:///a@b.db"])
 def test_what_only_looks_like_credentials_is_a_path(url: str) -> None:
     open_store(url).close()
+
+
+@pytest.mark.parametrize("url", ["relative", "file-url", "sqlite:///relative.db"])
+def test_a_relative_path_in_a_directory_that_was_removed_is_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InvalidURL, match="cannot be used"):
+        open_store(url)

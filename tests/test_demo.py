@@ -87,7 +87,7 @@ def test_no_kill_can_come_between_two_parts_of_a_report(tmp_path: Path, monkeypa
     ours, agents = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # it keeps writes apart
     ours.settimeout(20)
     command = [sys.executable, "-m", "durable_store.cli.reviewer", str(tmp_path / "runs"), "goal", "1", "7"]
-    with ours, agents, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=agents) as agent:
+    with ours, agents, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=agents.fileno()) as agent:
         assert agent.stdin
         agent.stdin.write(b"\n")
         agent.stdin.close()

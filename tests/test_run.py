@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -626,7 +627,7 @@ def test_a_run_that_is_interrupted_at_any_line_of_a_commit_can_go_on(store: Stor
         run = store.resume(f"g{at}", "a-0", keep=1)
         run.commit(0)
         run.commit(1)
-        if not interrupt(lambda run=run: run.commit(2), at):
+        if not interrupt(partial(run.commit, 2), at):
             break
         interrupted += 1
         step = run.commit(2)

@@ -307,6 +307,10 @@ def negative(odd: Any) -> Any:
     return -odd if isinstance(odd, int) else odd or "nothing"
 
 
+def not_zero(odd: Any) -> Any:
+    return odd or "0"
+
+
 class Nameless:
     def __repr__(self) -> str:
         raise RuntimeError("no name")
@@ -316,7 +320,7 @@ class Nameless:
 def test_nothing_but_this_librarys_errors_leaves_the_door(store: Store, odd: Any) -> None:
     below_one = negative(odd)
     no_meta: Any = odd or [1]
-    no_episode: Any = "0" if odd == 0 else odd
+    no_episode = not_zero(odd)
     calls: list[Callable[[], object]] = [
         lambda: store.latest(odd),
         lambda: store.start_episode("g", root=odd),

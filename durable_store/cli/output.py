@@ -148,7 +148,6 @@ def _print_table(columns: list[Column], rows: list[Row]) -> None:
             justify="right" if column.right else "left",
             overflow="fold",
             no_wrap=not column.fold,
-            min_width=min(least[column.title], screen.width),
         )
     for row in rows:
         table.add_row(*(column.text(row) for column in shown))

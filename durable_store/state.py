@@ -1,9 +1,9 @@
 """State as JSON: what goes in comes out equal, or is refused with its path.
 
 orjson is fast and lenient: it writes NaN as null and a UUID as a string, and both would come back as something else. So
-a state is looked through before it counts as encoded, in C: `marshal`, whose output is thrown away, refuses whatever is
-not exactly of a built-in type, and NaN can only be where the JSON has a null. Only what is unusual is walked in Python.
-docs/notes/0001-looking-through-states.md has the figures.
+a state is looked through before it counts as encoded, in C: `marshal` refuses whatever is not exactly of a built-in
+type, and NaN can only be where the JSON has a null; then its bits are searched for in what `marshal` wrote. Only where
+that finds something unusual is the state walked in Python. docs/notes/0001-looking-through-states.md has the figures.
 """
 
 import marshal
@@ -23,7 +23,6 @@ MAX_DEPTH = 250
 """Containers inside one another; orjson itself writes 254 and reads 1024."""
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_CONTAINERS = frozenset({dict, list, tuple})
 
 
 def to_json(value: object, *, name: str = "$") -> bytes:
@@ -40,7 +39,7 @@ def to_json(value: object, *, name: str = "$") -> bytes:
         json = orjson.dumps([[[[value]]]], option=_OPTIONS)[4:-4]  # orjson stops at 254 levels: this makes it 250
     except orjson.JSONEncodeError as err:
         raise InvalidState(next(_offenders(value, name, 0), f"{name}: {err}")) from err
-    if not (_is_builtin(value) and (b"null" not in json or _is_finite(value))):
+    if not _is_usual(value, json):
         for offender in _offenders(value, name, 0):
             raise InvalidState(offender)
     if len(json) > MAX_STATE:
@@ -53,27 +52,24 @@ def same_json(one: object, other: object) -> bool:
     return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
 
 
-def _is_builtin(value: Any) -> bool:
-    """Whether all of it is exactly of built-in types: no UUID, no Enum member, no subclass."""
+def _is_usual(value: Any, json: bytes) -> bool:
+    """Whether all of it is exactly of built-in types, and finite. False may be a false alarm, True never is."""
     try:
-        marshal.dumps(value)
-    except ValueError:
+        marshalled = marshal.dumps(value, 4)
+    except ValueError:  # a UUID, a member of an Enum, a subclass
         return False
-    return True
+    return b"null" not in json or not _may_hold_nan(marshalled)
 
 
-def _is_finite(value: object) -> bool:
-    """Whether no float in a value of built-in types is NaN or infinite; looked through a level of nesting at a time."""
-    level: list[Any] = [value]
-    while level:
-        types = set(map(type, level))
-        if float in types and not all(isfinite(item) for item in level if type(item) is float):
-            return False
-        containers = [] if types.isdisjoint(_CONTAINERS) else [item for item in level if type(item) in _CONTAINERS]
-        level = []
-        for container in containers:
-            level += container.values() if type(container) is dict else container
-    return True
+def _may_hold_nan(marshalled: bytes) -> bool:
+    """Whether there is something like `g`, six bytes, 0xf0 to 0xff, 0x7f or 0xff: a NaN or an infinity."""
+    for last in (b"\x7f", b"\xff"):
+        at = marshalled.find(last, 8)
+        while at >= 0:
+            if marshalled[at - 1] >= 0xF0 and marshalled[at - 8] & 0x7F == ord("g"):  # 0x80: it is referred to
+                return True
+            at = marshalled.find(last, at + 1)
+    return False
 
 
 def _offenders(value: Any, path: str, depth: int) -> Iterator[str]:

@@ -1,6 +1,7 @@
 import dataclasses
 import datetime as dt
 import enum
+import struct
 import uuid
 from collections import OrderedDict, defaultdict
 from typing import Any, NamedTuple
@@ -125,6 +126,22 @@ def test_what_json_would_lose_is_refused_with_its_path_and_the_store_is_unchange
 )
 def test_what_comes_back_of(state: object, comes_back: object) -> None:
     assert orjson.loads(to_json(state)) == comes_back
+
+
+@given(json_values, st.sampled_from([float("nan"), -float("nan"), float("inf"), -float("inf")]), st.data())
+def test_no_float_that_json_lacks_is_ever_overlooked(value: Any, bad: float, data: st.DataObject) -> None:
+    """Wherever it hides, also when the same object is in there twice."""
+    places: list[Any] = [[value, bad], {"a": None, "b": {"c": [bad, bad]}}, [bad], bad, ("g" * 8, bad, "\x7f\xff")]
+    with pytest.raises(InvalidState, match=r"NaN|Infinity"):
+        to_json(data.draw(st.sampled_from(places)))
+
+
+def test_every_bit_pattern_of_nan_is_found() -> None:
+    for payload in (1, 2**51, 2**51 + 1, 2**52 - 1):
+        for sign in (0, 1):
+            bad = struct.unpack("<d", struct.pack("<Q", sign << 63 | 0x7FF << 52 | payload))[0]
+            with pytest.raises(InvalidState, match="NaN"):
+                to_json([None, bad])
 
 
 def test_equality_is_that_of_json() -> None:

@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check prove clean
 
-demo: .venv/ready  ## an agent is killed five times and ends where it would have ended
+demo: .venv/bin/durable-store  ## an agent is killed five times and ends where it would have ended
 	$(BIN)/durable-store demo
 
 test: check  ## everything that every change must pass
@@ -22,7 +22,12 @@ prove: .venv/ready  ## the long proofs, with a figure each; never part of CI
 clean:
 	rm -rf .venv
 
+.venv/bin/durable-store: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli]'
+	touch $@
+
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	touch $@ .venv/bin/durable-store

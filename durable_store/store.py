@@ -62,7 +62,7 @@ class Store:
     """Keeps checkpoints under a stable triple key, on any backend.
 
     Safe to share among threads and safe after `fork()`. Storage that is unreachable, refused, full or closed is
-    `StoreUnavailable` from every verb; an error is never read as "nothing there". Checkpoint ids that start with `@`
+    `StoreUnavailable` from every verb. An error is never read as "nothing there". Checkpoint ids that start with `@`
     belong to the store: its verbs refuse them with `InvalidKey`.
     """
 
@@ -113,7 +113,7 @@ class Store:
         With `skip_damaged`, the newest intact one; its `skipped` names the damaged steps above it.
 
         Raises:
-            CheckpointDamaged: the newest record is there and cannot be trusted; with `skip_damaged`, when all are.
+            CheckpointDamaged: the newest record is there and cannot be trusted; with `skip_damaged`, none of them can.
             CheckpointUnsupported: a newer version wrote it; this is never skipped.
         """
         check_key(key)
@@ -259,7 +259,8 @@ class Store:
             goal_id: what is being worked on.
             checkpoint_id: whose state; the same in every process.
             episode_id: the episode to join; None for the newest.
-            keep: how many of the newest steps stay at least, 1 to 500; at most twice as many do. None keeps everything.
+            keep: How many of the newest steps stay at least, 1 to 500; at most twice as many do, besides one record for
+                each restart. None keeps everything.
             initial: the state of a new run.
 
         Raises:

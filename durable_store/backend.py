@@ -15,11 +15,13 @@ import os
 import re
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
-from typing import Protocol
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 from durable_store.errors import InvalidURL, shown
 from durable_store.key import CheckpointKey
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 ENTRY_POINTS = "durable_store.backends"
 
@@ -75,14 +77,14 @@ class Backend(Protocol):
         ...
 
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+# Patterns as text: compiled when the first store is opened, not when the package is imported.
+_URL = r"([A-Za-z][A-Za-z0-9+.-]*)://"
+_NEARLY_A_URL = r"([A-Za-z][A-Za-z0-9+.-]+):"
 # A user or token before the host; or a password, which may itself hold / ? #, so that no parser would find its end.
-_USER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//(?:[^/?#]*@|[^/@][^@]*:[^@]*@)")
-_SECRET = re.compile(
-    r"pass(?:word|wd|phrase)?$|pwd$|secret|token|credential|signature|conn(?:ection)?_str"
-    r"|^key$|(?:api|access|account|private|shared)_?key(?:_id)?$",
-    re.IGNORECASE,
+_USER = r"(?:^|:)//(?:[^/?#]*@|[^/@][^@]*:[^@]*@)"
+_CREDENTIAL = (
+    r"(?i)pass(?:word|wd|phrase)?$|pwd$|secret|token|credential|signature|conn(?:ection)?_str"
+    r"|^key$|(?:api|access|account|private|shared)_?key(?:_id)?$"
 )
 
 
@@ -94,7 +96,7 @@ def open_backend(url: str) -> Backend:
     """
     _refuse_credentials(url)
     split = _split(url)
-    if split.fragment or (url.endswith("#") and _URL.match(url)):
+    if split.fragment or (url.endswith("#") and re.match(_URL, url)):
         raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
     from_url = _from_url_of(split.scheme)
     options = _options(split, from_url)
@@ -102,17 +104,22 @@ def open_backend(url: str) -> Backend:
         return from_url(split, **options)
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str) -> "SplitResult":
+    from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
+
     if not isinstance(url, str) or not url.strip():
-        raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {shown(url)}")
+        what = shown(url) if isinstance(url, str) else type(url).__name__  # bytes might hold a password
+        raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {what}")
     if "\0" in url:
         raise InvalidURL("a store URL holds no NUL character")
-    if _URL.match(url):
+    if re.match(_URL, url):
         try:
-            return urlsplit(url)
+            return parse.urlsplit(url)
         except ValueError:  # its message quotes the host
             raise InvalidURL("not a URL: its host cannot be read") from None
-    nearly = _NEARLY_A_URL.match(url)
+    if "://" in url and not url.startswith((".", "/", "~")):
+        raise InvalidURL("a store URL begins with its scheme, as in sqlite:///runs.db; before a path write ./")
+    nearly = re.match(_NEARLY_A_URL, url)
     if nearly:
         raise InvalidURL(
             f"{nearly[1]}: is followed by // in a URL, as in sqlite:///runs.db; before a path of that name write ./"
@@ -125,7 +132,7 @@ def _split(url: str) -> SplitResult:
     # Quoted, because a backend undoes the %xx of a URL's path: in a plain path they stand for themselves.
     with _usable_path():
         path = os.path.abspath(os.path.expanduser(url))  # noqa: PTH100, PTH111 - Path keeps `..`, raises for ~nobody
-        return SplitResult("file", "", quote(os.fsencode(path)), "", "")
+        return parse.SplitResult("file", "", parse.quote(os.fsencode(path)), "", "")
 
 
 @contextmanager
@@ -141,11 +148,13 @@ def _refuse_credentials(url: str) -> None:
     advice = "URLs end up in logs: use the service's own configuration or environment"
     if not isinstance(url, str):
         return
-    if _USER.match(url):
+    if re.search(_USER, url):
         raise InvalidURL(f"the store URL carries a user or a password; {advice} (in a path write %40 for @)")
-    query = url.partition("?")[2] if _URL.match(url) else ""
-    for name, _ in parse_qsl(query, keep_blank_values=True):
-        if _SECRET.search(name):
+    from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
+
+    query = url.partition("?")[2].replace(";", "&") if re.match(_URL, url) else ""
+    for name, _ in parse.parse_qsl(query, keep_blank_values=True):
+        if re.search(_CREDENTIAL, name):
             raise InvalidURL(f"the store URL carries a secret in its option {name!r}; {advice}")
 
 
@@ -166,13 +175,15 @@ def _from_url_of(scheme: str) -> Callable[..., Backend]:
     return from_url
 
 
-def _options(url: SplitResult, from_url: Callable[..., Backend]) -> dict[str, str]:
+def _options(url: "SplitResult", from_url: Callable[..., Backend]) -> dict[str, str]:
     """The options in the URL's query, each known to the backend and named once."""
+    from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
+
     parameters = inspect.signature(from_url).parameters.values()
     valid = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     options: dict[str, str] = {}
-    for name, value in parse_qsl(url.query, keep_blank_values=True):
+    for name, value in parse.parse_qsl(url.query, keep_blank_values=True):
         if name not in valid and not takes_any:
             known = f"the options are {', '.join(valid)}" if valid else "it has none"
             raise InvalidURL(f"{url.scheme}:// has no option {name!r}; {known}")

@@ -348,8 +348,8 @@ class _Fields:
 
         try:
             json.loads(line, object_pairs_hook=once)
-        except RecursionError:
-            self.refuse("its nesting")
+        except RecursionError:  # deep, or called from deep down: orjson has read it, and its digest holds
+            return
 
     def get(self, name: str, kind: type) -> Any:
         value = self._fields.get(name)
@@ -376,6 +376,10 @@ class _Fields:
     def closing(self) -> Closing:
         closing = self.get("closing", dict)
         if closing.get("status") not in ("finished", "failed") or "result" not in closing:
+            self.refuse("closing")
+        try:
+            to_json(closing["result"])
+        except InvalidState:
             self.refuse("closing")
         return Closing(closing["status"], closing["result"])
 

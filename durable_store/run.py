@@ -67,7 +67,7 @@ def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None,
         key = CheckpointKey(key.goal_id, episode.id, key.checkpoint_id)
         found = store.find(key, skip_damaged=True)
         if found and new:
-            if episodes.read(store.backend, key.goal_id, episode.id):
+            if episodes.newest_number(store.backend, key.goal_id) >= episode.id:
                 continue  # another process has started it since we looked
             raise CheckpointConflict(
                 f"{key} holds records up to step {found.highest}, but its episode was never started:"
@@ -331,8 +331,8 @@ class Run:
         self._live = sent.live
         self._closing = sent.closing
         self._has_fence = True
-        self._open = None  # last: whatever interrupts this leaves the commit open, to be settled again
         self._retain()
+        self._open = None  # last: whatever interrupts this leaves the commit open, to be settled again
 
     def _retain(self) -> None:
         """Once 2·keep steps have gathered, removes all but the newest keep: one prune for keep commits."""

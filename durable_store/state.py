@@ -1,14 +1,18 @@
 """State as JSON: what goes in comes out equal, or is refused with its path.
 
-orjson is fast and lenient: it writes NaN as null and a UUID as a string, and both would come back as something else. So
-a state is looked through before it counts as encoded, in C: `marshal` refuses whatever is not exactly of a built-in
-type, and NaN can only be where the JSON has a null; then its bits are searched for in what `marshal` wrote. Only where
-that finds something unusual is the state walked in Python. docs/notes/0001-looking-through-states.md has the figures.
+orjson is fast and lenient: it writes NaN as null and a UUID as a string, and both would come back as something else;
+and of tuples in tuples it counts no levels. So a state is looked through before it counts as encoded, in C: `marshal`
+refuses whatever is too deep or not exactly of a built-in type, and NaN can only be where the JSON has a null; then its
+bits are searched for in what `marshal` wrote. Only where that finds something unusual is the state walked in Python.
+docs/notes/0001-looking-through-states.md has the figures.
 """
 
+import bisect
 import marshal
+import threading
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from math import isfinite, isnan
 from typing import Any, cast
 
@@ -35,13 +39,18 @@ def to_json(value: object, *, name: str = "$") -> bytes:
         InvalidState: anything else, nesting beyond 250, or more than 1 GiB; with the path of the first offender,
             `$.messages[3].score: NaN`. `name` stands at the path's beginning.
     """
+    marshalled = _marshal(value)
     try:
-        json = orjson.dumps([[[[value]]]], option=_OPTIONS)[4:-4]  # orjson stops at 254 levels: this makes it 250
+        if marshalled is None:
+            _refuse_offenders(value, name)
+        json = orjson.dumps(value, option=_OPTIONS)
+        if marshalled and b"null" in json and _may_hold_nan(marshalled):
+            _refuse_offenders(value, name)
     except orjson.JSONEncodeError as err:
-        raise InvalidState(next(_offenders(value, name, 0), f"{name}: {err}")) from err
-    if not _is_usual(value, json):
-        for offender in _offenders(value, name, 0):
-            raise InvalidState(offender)
+        _refuse_offenders(value, name)
+        raise InvalidState(f"{name}: {err}") from err
+    except RecursionError as err:
+        raise InvalidState(f"{name}: nested too deep for a call from here") from err
     if len(json) > MAX_STATE:
         raise InvalidState(f"{name}: {len(json)} bytes of JSON; the most is {MAX_STATE}")
     return json
@@ -49,16 +58,58 @@ def to_json(value: object, *, name: str = "$") -> bytes:
 
 def same_json(one: object, other: object) -> bool:
     """Whether two values that JSON holds are equal as JSON, whatever the order of keys; 1, 1.0 and true differ."""
-    return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
-
-
-def _is_usual(value: Any, json: bytes) -> bool:
-    """Whether all of it is exactly of built-in types, and finite. False may be a false alarm, True never is."""
     try:
-        marshalled = marshal.dumps(value, 4)
-    except ValueError:  # a UUID, a member of an Enum, a subclass
+        return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # another program's record may be deeper than ours can be
         return False
-    return b"null" not in json or not _may_hold_nan(marshalled)
+
+
+def _marshal(value: object) -> bytes | None:
+    """What `marshal` writes, within lists; None where something may be too deep or is not of a built-in type.
+
+    A UUID, a member of an Enum, a subclass. (One thing is not seen: a member of an Enum over `bytes`.)
+    """
+    hole, outermost = _nest()
+    before, hole[0] = hole[0], value
+    try:
+        return _marshalled(outermost)
+    finally:
+        hole[0] = before
+
+
+def _marshalled(value: Any) -> bytes | None:
+    try:
+        return marshal.dumps(value, 4)
+    except ValueError:
+        return None
+
+
+def _nest() -> tuple[list[Any], list[Any]]:
+    """A hole, and lists in lists around it: so many that `marshal` has no level left for what is in 250 more.
+
+    Made once for each thread, for two threads may not put their states into one hole.
+    """
+    try:
+        nest: tuple[list[Any], list[Any]] = _OF_THREAD.nest
+    except AttributeError:
+        hole: list[Any] = [None]
+        outermost = hole
+        for _ in range(_marshal_levels() - MAX_DEPTH - 1):
+            outermost = [outermost]
+        nest = _OF_THREAD.nest = hole, outermost
+    return nest
+
+
+_OF_THREAD = threading.local()
+
+
+@cache
+def _marshal_levels() -> int:
+    """How many lists in one another `marshal` takes: 2000 where CPython has not been built otherwise."""
+    levels: list[list[Any]] = [[]]
+    while len(levels) < 10_000:
+        levels.append([levels[-1]])
+    return bisect.bisect_left(levels, True, key=lambda level: _marshalled(level) is None)
 
 
 def _may_hold_nan(marshalled: bytes) -> bool:
@@ -72,21 +123,32 @@ def _may_hold_nan(marshalled: bytes) -> bool:
     return False
 
 
+def _refuse_offenders(value: object, name: str) -> None:
+    for offender in _offenders(value, name, 0):
+        raise InvalidState(offender)
+
+
 def _offenders(value: Any, path: str, depth: int) -> Iterator[str]:
     """Whatever JSON would lose or cannot hold, in document order."""
+    kind = cast("type[object]", type(value))
     if isinstance(value, Enum):
         yield from _offenders(value.value, path, depth)
-    elif not (isinstance(value, (dict, list)) or type(value) is tuple):
-        reason = _offence(value)
+    elif not issubclass(kind, (dict, list)) and kind is not tuple:
+        reason = _offence(cast("object", value))
         if reason:
             yield f"{path}: {reason}"
     elif depth == MAX_DEPTH:
         yield f"{path[:200]}…: nested deeper than {MAX_DEPTH}, or containing itself"
-    elif isinstance(value, dict):
+    elif issubclass(kind, dict):
         yield from _offenders_in_dict(cast("dict[object, object]", value), path, depth + 1)
     else:
-        for index, item in enumerate(cast("list[object]", value)):
+        for index, item in enumerate(_items(cast("list[object]", value))):
             yield from _offenders(item, f"{path}[{index}]", depth + 1)
+
+
+def _items(value: list[object]) -> Iterator[object]:
+    """Those that orjson sees, whatever a subclass makes of its iterator."""
+    return list[object].__iter__(value) if isinstance(value, list) else iter(value)
 
 
 def _offence(value: object) -> str | None:
@@ -103,7 +165,7 @@ def _offence(value: object) -> str | None:
 
 
 def _offenders_in_dict(value: dict[object, object], path: str, depth: int) -> Iterator[str]:
-    for key, item in value.items():
+    for key, item in dict[object, object].items(value):  # as orjson does, whatever a subclass makes of it
         if type(key) is not str:
             yield f"{path}: the key {shown(key)} is {_type(key)}, not a plain string"
         elif not _is_unicode(key):

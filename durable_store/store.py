@@ -95,7 +95,7 @@ class Store:
             StoreUnavailable: with `maybe_saved` when it may be there all the same: save the same again.
         """
         check_key(key)
-        check_step(step)
+        step = check_step(step)
         json, meta_as_json = to_json(state), meta_json(meta)
         record, there = self._create(key, step, json, meta_as_json)
         if there == record:
@@ -318,7 +318,8 @@ class Store:
 
     def read(self, key: CheckpointKey, step: int) -> Record:
         """The record at (key, step). Raises CheckpointNotFound, CheckpointDamaged."""
-        raw = self.backend.load(key, check_step(step))
+        step = check_step(step)
+        raw = self.backend.load(key, step)
         if raw is None:
             raise CheckpointNotFound(f"{key} has no step {step}")
         return self._decode(key, step, raw)

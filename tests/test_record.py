@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from durable_store import (
+    CheckpointConflict,
     CheckpointDamaged,
     CheckpointKey,
     CheckpointUnsupported,
@@ -157,6 +158,21 @@ def test_a_sound_record_made_by_hand_is_read(store: Store) -> None:
     assert found.saved_at.isoformat() == "2026-01-02T03:04:05.000006+00:00"
 
 
+def test_an_unknown_field_of_any_depth_is_ignored_too(store: Store) -> None:
+    plant(
+        store, seal(json.dumps(sound_header()).encode()[:-1] + b',"x":' + b"[" * 1000 + b"]" * 1000 + b"}", b'{"a":1}')
+    )
+    assert store.load(KEY, 5).state == {"a": 1}
+
+
+def test_what_another_program_nested_deeper_than_we_can_is_read_and_is_another_state(store: Store) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    plant(store, seal(sound_header(size=len(deep)), deep))
+    assert store.load(KEY, 5).size == 600
+    with pytest.raises(CheckpointConflict):
+        store.save(KEY, 5, {"a": 1})
+
+
 def test_unknown_fields_are_ignored(store: Store) -> None:
     plant(store, seal(sound_header(later=1, crit=["v", "closing"]), b'{"a":1}'))
     assert store.load(KEY, 5).state == {"a": 1}
@@ -240,6 +256,7 @@ def test_a_newer_version_is_unsupported_also_without_a_digest_that_this_one_know
         {"closing": None},
         {"closing": {"status": "finished"}},
         {"closing": {"status": "maybe", "result": 1}},
+        {"closing": {"status": "finished", "result": json.loads("[" * 300 + "]" * 300)}},
     ],
 )
 def test_a_header_that_is_wrong_is_damage_also_under_a_right_digest(store: Store, changes: dict[str, Any]) -> None:
@@ -269,7 +286,6 @@ def test_a_header_that_lacks_a_field_is_damage(store: Store, missing: str) -> No
         b"\xff",
         b" " * 70_000,
         b"[" * 5000,
-        json.dumps(sound_header()).encode()[:-1] + b',"x":' + b"[" * 1000 + b"]" * 1000 + b"}",
     ]
     + [json.dumps(sound_header()).encode()[:-1] + twin for twin in (b',"size":7}', b',"meta":{"a":1,"a":2}}')],
 )

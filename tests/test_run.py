@@ -620,6 +620,24 @@ def test_a_run_shows_where_it_is(store: Store) -> None:
     assert repr(run) == "<Run g/0/a-0 at step 0>"
 
 
+def test_a_commit_that_is_interrupted_in_its_prune_is_open_too(
+    store: Store, backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store.resume("g", "a-0", keep=1)
+    run.commit(0)
+    run.commit(1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "prune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.commit(2)
+    assert run.commit(2) == 2
+    assert backend.steps(KEY) == [2, 0]
+
+
 def test_a_run_that_is_interrupted_at_any_line_of_a_commit_can_go_on(store: Store) -> None:
     """KeyboardInterrupt at every line of run.py that a commit executes."""
     interrupted = 0

@@ -2,8 +2,11 @@ import dataclasses
 import datetime as dt
 import enum
 import struct
+import sys
 import uuid
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import orjson
@@ -142,6 +145,71 @@ def test_every_bit_pattern_of_nan_is_found() -> None:
             bad = struct.unpack("<d", struct.pack("<Q", sign << 63 | 0x7FF << 52 | payload))[0]
             with pytest.raises(InvalidState, match="NaN"):
                 to_json([None, bad])
+
+
+def deep(depth: int, wrap: Callable[[object], object]) -> object:
+    value: object = 0
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+SHAPES: list[Callable[[object], object]] = [
+    lambda inner: (inner,),
+    lambda inner: (inner, 1),
+    lambda inner: (None, inner, None),
+    lambda inner: [inner],
+    lambda inner: {"a": inner},
+    lambda inner: ([inner],),
+    lambda inner: Endless(a=(inner,)),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("depth", [251, 254, 260, 700, 1030, 1999, 2001, 20_000])
+def test_nothing_deeper_than_the_limit_gets_through_whatever_it_is_made_of(
+    shape: Callable[[object], object], depth: int
+) -> None:
+    """Orjson counts no tuple that is in a tuple: it wrote 1030 of them, which it cannot read, and crashed on more."""
+    with pytest.raises(InvalidState, match="nested"):
+        to_json(deep(depth, shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5])
+def test_everything_down_to_the_limit_gets_through(shape: Callable[[object], object]) -> None:
+    for depth in range(240, 251):
+        assert orjson.loads(to_json(deep(depth, shape)))
+    assert to_json(deep(249, lambda inner: [inner] if inner else []))
+
+
+def test_a_subclass_hides_nothing_behind_methods_of_its_own() -> None:
+    class Liar(dict[str, float]):
+        def items(self) -> Any:
+            return []
+
+    class Denier(list[float]):
+        def __iter__(self) -> Any:
+            return iter([])
+
+    for value in (Liar(a=float("nan")), Denier([float("nan")])):
+        with pytest.raises(InvalidState, match="NaN"):
+            to_json(value)
+
+
+def test_a_state_too_deep_for_the_call_stack_is_refused_without_a_traceback() -> None:
+    def below(frames: int) -> None:
+        if frames:
+            below(frames - 1)
+        else:
+            to_json(deep(240, lambda inner: {"a": inner, "e": Colour.RED}))
+
+    with pytest.raises(InvalidState, match="too deep for a call from here"):
+        below(sys.getrecursionlimit() - 400)
+
+
+def test_threads_look_through_their_states_side_by_side() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(to_json, [{"a": [None]}] * 500)) == {b'{"a":[null]}'}
 
 
 def test_equality_is_that_of_json() -> None:

@@ -1,9 +1,11 @@
 """What the store promises beside what the conformance suite shows on every backend."""
 
 import datetime as dt
+import enum
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,6 +153,25 @@ def test_an_episode_number_is_never_given_twice_also_after_delete(store: Store) 
     assert store.delete(5) == 0
     assert [episode.status for episode in store.episodes(5)] == ["deleted", "deleted"]
     assert store.start_episode(5) == 2
+
+
+def test_an_int_that_is_a_member_of_an_enum_is_a_step_like_any_other(tmp_path: Path) -> None:
+    class Turn(int, enum.Enum):
+        THIRD = 3
+
+    for url in ("memory://", str(tmp_path / "files"), f"sqlite:///{tmp_path}/runs.db"):
+        with open_store(url) as store:
+            assert type(store.save(KEY, Turn.THIRD, 1).step) is int
+            assert type(store.load(KEY, Turn.THIRD).step) is int
+
+
+def test_a_goal_whose_first_episode_record_is_lost_is_refused_and_not_looked_at_for_ever(store: Store) -> None:
+    run = store.resume("g", "a")
+    run.commit(1)
+    run.finish()
+    store.backend.prune(CheckpointKey("g", 0, "@episode"), [0])
+    with pytest.raises(CheckpointConflict, match="was never started"):
+        store.resume("g", "a")
 
 
 def test_an_interrupted_delete_never_shows_an_older_latest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def test_memory_is_a_backend() -> None:
         ("sqlite:///runs.db#x", "#fragment"),
         ("sqlite:///ru\0ns.db", "NUL"),
         ("http://[::1", "not a URL"),
+        (" sqlite:///runs.db", "begins with its scheme"),
         ("./\ud800", "cannot be used"),
         ("file:///\ud800", "cannot be used"),
     ],
@@ -102,6 +103,9 @@ def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
         "memory://hunter2@name",
         "http://hunter2@[::1",
         "//user:hunter2@h/x.db",
+        " s3://user:hunter2@bucket",
+        "postgresql+psy_copg://user:hunter2@h/x.db",
+        "sqlite:///x.db?timeout=1;password=hunter2",
         "s3://bucket?key=hunter2",
         "s3://bucket?access_key_id=hunter2",
         "s3://bucket?aws_secret_access_key=hunter2",
@@ -131,10 +135,11 @@ def test_an_entry_point_whose_library_is_missing_says_what_to_install(tmp_path: 
     assert "thing:// needs the module no_such_sdk: pip install 'durable-store[thing]'" in done.stderr
 
 
-@pytest.mark.parametrize("url", [None, 3, b"sqlite:///runs.db"])
+@pytest.mark.parametrize("url", [None, 3, b"sqlite://user:hunter2@runs.db"])
 def test_what_is_no_text_is_no_url(url: Any) -> None:
-    with pytest.raises(InvalidURL, match="non-empty string"):
+    with pytest.raises(InvalidURL, match="non-empty string") as caught:
         open_store(url)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["memory://a-name", "file:///tmp/a:b@c", "./user:password@host", "sqlite:///a@b.db"])

@@ -8,10 +8,10 @@ import json
 import os
 import platform
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
 
@@ -88,16 +88,14 @@ class CheckpointInfo:
     damaged: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(NamedTuple):
     """The end of a run, in its last record: `finished` or `failed`, and the result (a failed one's error text)."""
 
     status: str
     result: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The first line of a record, checked."""
 
     key: CheckpointKey
@@ -110,7 +108,7 @@ class Header:
     live: tuple[int, ...]
     prev: tuple[int, str] | None
     size: int
-    meta: dict[str, Any] = field(repr=False)
+    meta: dict[str, Any]
     closing: Closing | None
 
     def info(self) -> CheckpointInfo:
@@ -127,14 +125,13 @@ class Header:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """An intact record: digest and place checked, bases there, body decoded to the state's JSON."""
 
     header: Header
     digest: str
-    json: bytes = field(repr=False)
-    state: Any = field(repr=False)
+    json: bytes
+    state: Any
 
     def checkpoint(self, skipped: tuple[int, ...] = ()) -> Checkpoint:
         """What the store's verbs return of it."""

@@ -13,10 +13,9 @@ docs/ARCHITECTURE.md argues why these are enough, and tests/test_simulation.py t
 
 import os
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import orjson
 
@@ -97,8 +96,7 @@ def _choose_episode(store: "Store", key: CheckpointKey, *, joins: bool, writer: 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     """A commit that was sent and is not acknowledged yet."""
 
     step: int
@@ -163,7 +161,7 @@ class Run:
             self._next = found.highest + 1
             self._prev = (header.step, found.record.digest)
             self._live = list(header.live)
-            self._closing = orjson.dumps(header.closing) if header.closing else None
+            self._closing = orjson.dumps(header.closing._asdict()) if header.closing else None
         if self.skipped:
             _log().warning(
                 "%s: resumed from step %d, past damaged %s", key, self.step, ", ".join(map(str, self.skipped))

@@ -19,7 +19,8 @@ from durable_store.errors import (
     CheckpointUnsupported,
 )
 from durable_store.key import EPISODE_ID, MAX_EPISODE, CheckpointKey
-from durable_store.record import Closing, decode, encode, timestamp
+from durable_store.reading import decode_at, find
+from durable_store.record import Closing, Header, encode, timestamp
 
 STARTED, ENDED, DELETED = 0, 1, 2
 """The steps of an episode's key."""
@@ -75,7 +76,7 @@ def read(backend: Backend, goal_id: str, number: int) -> Episode | None:
     if found is None:
         return None
     step, record = found
-    state = decode(record, key, step, lambda base: backend.load(key, base)).state
+    state = decode_at(backend, key, step, record).state
     try:
         started, ended = (datetime.fromisoformat(at) if at else None for at in (state["started"], state["ended"]))
         if started is not None and isinstance(state["root"], str) and state["status"] in STATUSES:
@@ -85,21 +86,24 @@ def read(backend: Backend, goal_id: str, number: int) -> Episode | None:
     raise CheckpointDamaged(f"{key} step {step} is damaged: it does not tell about an episode")
 
 
-def joinable(backend: Backend, goal_id: str, number: int) -> Episode:
-    """The running episode of this number.
+def joinable(backend: Backend, key: CheckpointKey, writer: str) -> Episode:
+    """The running episode of a key, which need not hold anything yet.
 
     Raises:
         CheckpointNotFound: it was never started, or it was deleted.
         CheckpointConflict: it has ended.
     """
-    episode = read(backend, goal_id, number)
+    goal, number = key.goal_id, key.episode_id
+    episode = read(backend, goal, number)
+    if episode and episode.root != key.checkpoint_id and end_if_decided(backend, goal, episode, writer):
+        episode = read(backend, goal, number)
     if episode is None:
-        raise CheckpointNotFound(f"episode {number} of goal {goal_id!r} was never started")
+        raise CheckpointNotFound(f"episode {number} of goal {goal!r} was never started")
     if episode.status == "deleted":
-        raise CheckpointNotFound(f"episode {number} of goal {goal_id!r} was deleted")
+        raise CheckpointNotFound(f"episode {number} of goal {goal!r} was deleted")
     if episode.status != "running":
         raise CheckpointConflict(
-            f"episode {number} of goal {goal_id!r} has {episode.status}: nobody joins it any more;"
+            f"episode {number} of goal {goal!r} has {episode.status}: nobody joins it any more;"
             " read it with latest, or go on from it with fork"
         )
     return episode
@@ -123,6 +127,30 @@ def claim(backend: Backend, goal_id: str, new: tuple[Episode, bytes]) -> bool:
     """Whether the number is ours; asking again with the same record gives the same answer."""
     episode, record = new
     return backend.save(_key(goal_id, episode.id), STARTED, record) == record
+
+
+def end_if_decided(backend: Backend, goal_id: str, episode: Episode, writer: str) -> bool:
+    """Writes down the end of a running episode whose root closed its key and was killed before it did; if it has.
+
+    In an episode without a root only who closed it can find that out: the others would have to list its keys.
+    """
+    if not episode.root or episode.status != "running":
+        return False
+    try:
+        found = find(backend, CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=False)
+    except CheckpointUnsupported:
+        raise
+    except CheckpointDamaged:
+        return False
+    return found is not None and end_if_closed(backend, goal_id, episode, found.record.header, writer)
+
+
+def end_if_closed(backend: Backend, goal_id: str, episode: Episode, header: Header, writer: str) -> bool:
+    """Writes down the episode's end, if this header closes it; whether it does."""
+    if header.closing is None or episode.root not in ("", header.key.checkpoint_id):
+        return False
+    end(backend, goal_id, episode, header.closing, header.saved_at, writer)
+    return True
 
 
 def end(backend: Backend, goal_id: str, episode: Episode, closing: Closing, when: datetime, writer: str) -> None:

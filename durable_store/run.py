@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 import orjson
 
 from durable_store import episode as episodes
+from durable_store.backend import Backend
+from durable_store.episode import Episode
 from durable_store.errors import (
     CheckpointConflict,
     CheckpointDamaged,
@@ -29,6 +31,7 @@ from durable_store.errors import (
     shown,
 )
 from durable_store.key import CheckpointKey
+from durable_store.reading import Found, find, read
 from durable_store.record import (
     Closing,
     closing_json,
@@ -45,13 +48,10 @@ from durable_store.state import same_json, to_json
 if TYPE_CHECKING:
     import logging
 
-    from durable_store.episode import Episode
-    from durable_store.store import Found, Store
-
 MAX_KEEP = 500
 
 
-def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None, initial: object) -> "Run":
+def resume(backend: Backend, key: CheckpointKey, *, joins: bool, keep: int | None, initial: object) -> "Run":
     """The run of a key's checkpoint id; `joins` says that the key's episode was named, else the newest is taken.
 
     `Store.resume` makes the promises.
@@ -62,33 +62,33 @@ def resume(store: "Store", key: CheckpointKey, *, joins: bool, keep: int | None,
         )
     writer = writer_name(random_tag())
     while True:
-        episode, new = _choose_episode(store, key, joins=joins, writer=writer)
+        episode, new = _choose_episode(backend, key, joins=joins, writer=writer)
         key = CheckpointKey(key.goal_id, episode.id, key.checkpoint_id)
-        found = store.find(key, skip_damaged=True)
+        found = find(backend, key, skip_damaged=True)
         if found and new:
-            if episodes.newest_number(store.backend, key.goal_id) >= episode.id:
+            if episodes.newest_number(backend, key.goal_id) >= episode.id:
                 continue  # another process has started it since we looked
             raise CheckpointConflict(
                 f"{key} holds records up to step {found.highest}, but its episode was never started:"
                 " Store.save put them there; start an episode, or use another goal"
             )
-        if found and store.end(key.goal_id, episode, found.record.header):
+        if found and episodes.end_if_closed(backend, key.goal_id, episode, found.record.header, writer):
             continue  # its last process was killed before it could write that down
-        return Run(store, key, writer, keep, found, to_json(initial) if found is None else b"", episode, new)
+        return Run(backend, key, writer, keep, found, to_json(initial) if found is None else b"", episode, new)
 
 
-def _choose_episode(store: "Store", key: CheckpointKey, *, joins: bool, writer: str) -> tuple["Episode", bytes | None]:
+def _choose_episode(backend: Backend, key: CheckpointKey, *, joins: bool, writer: str) -> tuple[Episode, bytes | None]:
     """The running episode to resume; or a new one, with the record that will start it."""
     goal, name = key.goal_id, key.checkpoint_id
     if joins:
-        return store.joinable(key), None
-    number = episodes.newest_number(store.backend, goal)
-    episode = episodes.read(store.backend, goal, number) if number >= 0 else None
+        return episodes.joinable(backend, key, writer), None
+    number = episodes.newest_number(backend, goal)
+    episode = episodes.read(backend, goal, number) if number >= 0 else None
     if episode is None or episode.status != "running":
         return episodes.registration(goal, number + 1, name, writer)
     if episode.root in ("", name):
         return episode, None
-    if store.end_if_decided(goal, episode):
+    if episodes.end_if_decided(backend, goal, episode, writer):
         return episodes.registration(goal, number + 1, name, writer)
     raise CheckpointNotFound(
         f"episode {number} of goal {goal!r} is run by {episode.root!r}, not by {name!r}: resume it under"
@@ -125,13 +125,13 @@ class Run:
 
     def __init__(
         self,
-        store: "Store",
+        backend: Backend,
         key: CheckpointKey,
         writer: str,
         keep: int | None,
-        found: "Found | None",
+        found: Found | None,
         initial: bytes,
-        episode: "Episode",
+        episode: Episode,
         registration: bytes | None,
     ) -> None:
         self.key = key
@@ -140,7 +140,7 @@ class Run:
         self.step = -1
         self.resumed = found is not None
         self.skipped: tuple[int, ...] = ()
-        self._store = store
+        self._backend = backend
         self._episode = episode
         self._registration = registration
         self._json = initial
@@ -218,7 +218,7 @@ class Run:
             CheckpointDamaged: it cannot be trusted. All that `commit` raises.
         """
         self._check_usable()
-        record = self._store.read(self.key, to_step)
+        record = read(self._backend, self.key, to_step)
         return self._commit(record.json, meta_json(record.header.meta), None)
 
     def finish(self, result: object = None, *, error: object = None) -> None:
@@ -282,7 +282,7 @@ class Run:
         if self._registration is None:
             return
         try:
-            is_ours = episodes.claim(self._store.backend, self.key.goal_id, (self._episode, self._registration))
+            is_ours = episodes.claim(self._backend, self.key.goal_id, (self._episode, self._registration))
         except StoreUnavailable as err:  # the commit itself was not sent, whatever became of this
             raise StoreUnavailable(f"cannot start episode {self.key.episode_id}: {err}") from err
         if not is_ours:
@@ -292,7 +292,7 @@ class Run:
     def _send(self, sent: _Sent, *, again: bool) -> None:
         """Saves the open record and acknowledges it; whatever interrupts this leaves it open."""
         try:
-            there = self._store.backend.save(self.key, sent.step, sent.record)
+            there = self._backend.save(self.key, sent.step, sent.record)
         except StoreUnavailable as err:
             if err.maybe_saved:
                 raise
@@ -309,7 +309,7 @@ class Run:
     def _look(self, sent: _Sent) -> None:
         """Rule 3: makes sure that our record is the newest, and did not land where somebody else has been."""
         try:
-            newest = self._store.backend.latest(self.key)
+            newest = self._backend.latest(self.key)
         except StoreUnavailable as err:
             raise StoreUnavailable(
                 f"step {sent.step} is saved, but not known to be the newest: {err}", maybe_saved=True
@@ -337,7 +337,7 @@ class Run:
         if self.keep is None or len(self._live) < 2 * self.keep:
             return
         try:
-            self._store.backend.prune(self.key, self._live[: -self.keep])
+            self._backend.prune(self.key, self._live[: -self.keep])
         except Exception as err:  # noqa: BLE001 - the commit is durable: nothing that a backend raises undoes it
             _log().warning("%s: pruning failed and is tried again with the next commit: %s", self.key, err)
         else:
@@ -348,7 +348,7 @@ class Run:
             return
         closing, now = Closing(**orjson.loads(self._closing)), datetime.now(UTC)
         try:
-            episodes.end(self._store.backend, self.key.goal_id, self._episode, closing, now, self.writer)
+            episodes.end(self._backend, self.key.goal_id, self._episode, closing, now, self.writer)
         except StoreUnavailable as err:
             _log().warning("%s is finished, its episode's end is left to the next resume: %s", self.key, err)
 

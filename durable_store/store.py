@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 from os import PathLike, fspath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
 from durable_store import episode as episodes
+from durable_store import reading
 from durable_store.backend import Backend, open_backend
 from durable_store.episode import Episode
 from durable_store.errors import (
     CheckpointConflict,
     CheckpointDamaged,
     CheckpointNotFound,
-    CheckpointUnsupported,
     InvalidArgument,
     InvalidKey,
-    StoreUnavailable,
     shown,
 )
 from durable_store.key import EPISODE_ID, CheckpointKey, check_step, goal_text
@@ -25,9 +24,7 @@ from durable_store.record import (
     HEAD,
     Checkpoint,
     CheckpointInfo,
-    Header,
     Record,
-    decode,
     decode_header,
     digest_of,
     encode,
@@ -40,9 +37,6 @@ from durable_store.state import same_json, to_json
 
 if TYPE_CHECKING:
     from durable_store.run import Run
-
-MAX_MOVES = 100
-"""How often a read starts again because what it had just seen was pruned, before it gives up."""
 
 
 def open_store(url: str | PathLike[str]) -> "Store":
@@ -100,7 +94,7 @@ class Store:
         record, there = self._create(key, step, json, meta_as_json)
         if there == record:
             return _saved(record, key, step, json)
-        saved = self._decode(key, step, there).checkpoint()
+        saved = reading.decode_at(self.backend, key, step, there).checkpoint()
         if not (same_json(saved.state, orjson.loads(json)) and same_json(saved.meta, orjson.loads(meta_as_json))):
             raise CheckpointConflict(
                 f"{key} step {step} holds another state, saved by {saved.writer} at {timestamp(saved.saved_at)}"
@@ -117,7 +111,7 @@ class Store:
             CheckpointUnsupported: a newer version wrote it; this is never skipped.
         """
         check_key(key)
-        found = self.find(key, skip_damaged=skip_damaged)
+        found = reading.find(self.backend, key, skip_damaged=skip_damaged)
         return None if found is None else found.record.checkpoint(found.skipped)
 
     def prune(self, key: CheckpointKey, *, keep: int) -> list[int]:
@@ -136,11 +130,11 @@ class Store:
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise InvalidArgument(f"keep must be an int of at least 1, not {shown(keep)}")
         steps = self.backend.steps(key)
-        found = self.find(key, skip_damaged=True) if len(steps) > keep else None
+        found = reading.find(self.backend, key, skip_damaged=True) if len(steps) > keep else None
         if found is None:
             return []
         kept = {*steps[:keep], found.record.header.step}
-        kept.update(base for step in tuple(kept) for base in self._bases(key, step))
+        kept.update(base for step in tuple(kept) for base in reading.bases(self.backend, key, step))
         removed = [step for step in reversed(steps) if step not in kept]
         self.backend.prune(key, removed)
         return removed
@@ -153,7 +147,7 @@ class Store:
             CheckpointDamaged: it is there and cannot be trusted.
         """
         check_key(key)
-        return self.read(key, step).checkpoint()
+        return reading.read(self.backend, key, step).checkpoint()
 
     def history(self, key: CheckpointKey) -> list[CheckpointInfo]:
         """What the headers of a key's steps tell, newest first; bodies are not read. Empty when there are none.
@@ -203,14 +197,14 @@ class Store:
         """
         check_key(key)
         check_key(to)
-        self.joinable(to)
+        episodes.joinable(self.backend, to, writer_name(self._tag))
         if step is None:
-            found = self.find(key, skip_damaged=False)
+            found = reading.find(self.backend, key, skip_damaged=False)
             if found is None:
                 raise CheckpointNotFound(f"{key} has no checkpoints to fork from")
             source = found.record
         else:
-            source = self.read(key, step)
+            source = reading.read(self.backend, key, step)
         if self.backend.latest(to) is None:
             record, there = self._create(to, 0, source.json, meta_json(source.header.meta))
             if there == record:
@@ -272,114 +266,16 @@ class Store:
         from durable_store.run import resume  # noqa: PLC0415 - a run stands on a store, not the other way round
 
         key = check_key(CheckpointKey(goal_id, 0 if episode_id is None else episode_id, checkpoint_id))
-        return resume(self, key, joins=episode_id is not None, keep=keep, initial=initial)
+        return resume(self.backend, key, joins=episode_id is not None, keep=keep, initial=initial)
 
     def close(self) -> None:
         """Lets go of connections and handles; every verb after it is StoreUnavailable. Closing twice is fine."""
         self.backend.close()
 
-    # What runs are built on, beside the verbs.
-
-    def find(self, key: CheckpointKey, *, skip_damaged: bool) -> "Found | None":
-        """The newest record that counts, with the highest step there is and the damaged steps in between."""
-        for _ in range(MAX_MOVES):
-            newest = self.backend.latest(key)
-            if newest is None:
-                return None
-            highest, raw = newest
-            try:
-                return Found(highest, self._decode(key, highest, raw), ())
-            except CheckpointUnsupported:
-                raise
-            except CheckpointDamaged:
-                if not skip_damaged:
-                    raise
-            found = self._find_intact(key, highest)
-            if found:
-                return found
-        raise StoreUnavailable(f"{key} changes faster than it can be read")
-
-    def _find_intact(self, key: CheckpointKey, highest: int) -> "Found | None":
-        """The newest intact record, or None when the key changed under the search."""
-        damage: dict[int, CheckpointDamaged] = {}
-        for step in self.backend.steps(key):
-            raw = self.backend.load(key, step)
-            if raw is None or step > highest:
-                return None
-            try:
-                return Found(highest, self._decode(key, step, raw), tuple(damage))
-            except CheckpointUnsupported:
-                raise
-            except CheckpointDamaged as err:
-                damage[step] = err
-        if damage:
-            raise CheckpointDamaged(f"{key}: all of its records are damaged; the newest: {damage[max(damage)]}")
-        return None
-
-    def read(self, key: CheckpointKey, step: int) -> Record:
-        """The record at (key, step). Raises CheckpointNotFound, CheckpointDamaged."""
-        step = check_step(step)
-        raw = self.backend.load(key, step)
-        if raw is None:
-            raise CheckpointNotFound(f"{key} has no step {step}")
-        return self._decode(key, step, raw)
-
-    def joinable(self, key: CheckpointKey) -> Episode:
-        """The running episode of the key. Raises CheckpointNotFound, CheckpointConflict when there is none."""
-        episode = episodes.joinable(self.backend, key.goal_id, key.episode_id)
-        if episode.root != key.checkpoint_id and self.end_if_decided(key.goal_id, episode):
-            episode = episodes.joinable(self.backend, key.goal_id, key.episode_id)
-        return episode
-
-    def end_if_decided(self, goal_id: str, episode: Episode) -> bool:
-        """Writes down the end of a running episode whose root closed its key and was killed before it did; if it has.
-
-        In an episode without a root only who closed it can find that out: the others would have to list its keys.
-        """
-        if not episode.root:
-            return False
-        try:
-            found = self.find(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=False)
-        except CheckpointUnsupported:
-            raise
-        except CheckpointDamaged:
-            return False
-        return found is not None and self.end(goal_id, episode, found.record.header)
-
-    def end(self, goal_id: str, episode: Episode, header: Header) -> bool:
-        """Writes down the episode's end, if this header closes it; whether it does."""
-        if header.closing is None or episode.root not in ("", header.key.checkpoint_id):
-            return False
-        episodes.end(self.backend, goal_id, episode, header.closing, header.saved_at, writer_name(self._tag))
-        return True
-
     def _create(self, key: CheckpointKey, step: int, json: bytes, meta: bytes) -> tuple[bytes, bytes]:
         """A new record, and the one that is there once it was sent: the same, if it is ours."""
         record = encode(key, step, json, writer=writer_name(self._tag), meta=meta)
         return record, self.backend.save(key, step, record)
-
-    def _decode(self, key: CheckpointKey, step: int, raw: bytes) -> Record:
-        return decode(raw, key, step, lambda base: self.backend.load(key, base))
-
-    def _bases(self, key: CheckpointKey, step: int) -> list[int]:
-        """The steps that this one needs to be read; a damaged header needs none any more."""
-        leading = self.backend.load(key, step, first=HEAD)
-        if leading is None:
-            return []
-        try:
-            return [base for base, _ in decode_header(leading, key, step).bases]
-        except CheckpointUnsupported:
-            raise
-        except CheckpointDamaged:
-            return []
-
-
-class Found(NamedTuple):
-    """What a search for the newest record came to."""
-
-    highest: int
-    record: Record
-    skipped: tuple[int, ...]
 
 
 def _saved(record: bytes, key: CheckpointKey, step: int, json: bytes) -> Checkpoint:

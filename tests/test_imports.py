@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# cli → runtime → run → store → {episode, record, backend} → {state, key, errors}; each imports only what is below it.
+# cli → runtime → run → store → {episode, reading, record, backend} → {state, key, errors}.
 LAYERS = [
     {"errors"},
     {"key"},
     {"state"},
     {"backend", "record"},
+    {"reading"},
     {"episode"},
     {"store"},
     {"run"},

@@ -118,6 +118,23 @@ def id_from_storage_name(name: str) -> str | None:
     return part if storage_name(part) == name else None
 
 
+def storage_path(key: CheckpointKey) -> str:
+    """Where backends with paths or object names keep a key: `<goal>/<episode, 9 digits>/<checkpoint>`."""
+    return f"{storage_name(key.goal_id)}/{key.episode_id:09d}/{storage_name(key.checkpoint_id)}"
+
+
+def object_name(step: int) -> str:
+    """A step as object stores name it, so that the newest is the first in the order of bytes that they list in."""
+    return f"{2**64 - 1 - step:016x}-{step}"
+
+
+def step_of_object_name(name: str) -> int | None:
+    """The step that `object_name` made this name of, or None: a second spelling is not ours."""
+    match = re.fullmatch(r"[0-9a-f]{16}-([0-9]{1,16})", name, re.ASCII)
+    step = int(match[1]) if match else -1
+    return step if 0 <= step <= MAX_STEP and object_name(step) == name else None
+
+
 def _id(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidKey(f"{what} must be a string, not {type(value).__name__}: {shown(value)}")

@@ -28,7 +28,7 @@ from typing import Self
 from urllib.parse import SplitResult, unquote_to_bytes
 
 from durable_store.errors import InvalidURL, StoreUnavailable
-from durable_store.key import CheckpointKey, id_from_storage_name, storage_name
+from durable_store.key import CheckpointKey, id_from_storage_name, storage_name, storage_path
 
 _EPISODE = re.compile(r"[0-9]{9}")
 _RECORD = re.compile(r"([0-9]{16})\.ckpt")
@@ -186,8 +186,7 @@ class FileBackend:
         return str(self.path)
 
     def _directory(self, key: CheckpointKey) -> str:
-        goal, checkpoint = storage_name(key.goal_id), storage_name(key.checkpoint_id)
-        return f"{self._open()}/{goal}/{key.episode_id:09d}/{checkpoint}"
+        return f"{self._open()}/{storage_path(key)}"
 
     @contextmanager
     def _place(self, directory: str) -> Generator[int]:

@@ -1,0 +1,276 @@
+"""The objects of one bucket: created, read, removed, listed through boto3, each request repeated while that may help.
+
+The SDK's own retries are off: they would repeat a conditional PUT whose answer was lost, and report its second answer,
+that the object exists, as if somebody else had made it.
+"""
+
+# ruff: noqa: SLF001 - what is done around a fork is done to all buckets at once
+
+import codecs
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
+
+from durable_store.errors import StoreUnavailable
+from durable_store_backends.s3_errors import ERRORS, answer, may_be_done, may_pass, reason
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef as Page
+
+T = TypeVar("T")
+
+MOST_NAMES = 1000
+"""The most that S3 gives in one page of a listing, and removes by one request."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds; each wait is a random part of it, doubled from one to the next
+# Services without DeleteObjects, and those that want it with another checksum than the SDK sends.
+_NO_DELETE_OBJECTS = {"NotImplemented", "MethodNotAllowed", "MalformedXML", "InvalidRequest", "MissingContentMD5"}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a client is made with, beside the credentials: those come from the SDK's usual places."""
+
+    endpoint_url: str | None
+    region: str | None
+    profile: str | None
+    addressing_style: str
+    connect_timeout: float
+    read_timeout: float
+    pool: int
+
+    def client(self) -> "S3Client":
+        """A new client, with connections of its own. Raises BotoCoreError, ValueError."""
+        s3: Any = {"addressing_style": self.addressing_style}
+        config = Config(
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            max_pool_connections=self.pool,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            s3=s3,
+            # Several compatible services refuse the checksums that the SDK would add; for AWS we ask for them.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        core = botocore.session.Session()
+        core.register_component("data_loader", _loader())  # pyright: ignore[reportUnknownMemberType]
+        session: Any = boto3.session.Session(botocore_session=core, profile_name=self.profile, region_name=self.region)
+        client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=config)
+        return client
+
+
+class Bucket:
+    """Objects by their names. Threads share one client; a forked child makes one of its own.
+
+    Every error is StoreUnavailable, and says where: `where` is the bucket as people are told about it. A client that is
+    handed in stays its owner's, and of no use in a forked child.
+    """
+
+    _everyone: ClassVar["weakref.WeakSet[Bucket]"] = weakref.WeakSet()
+    _connecting: ClassVar = threading.RLock()  # re-entrant: a signal handler may fork
+    _of_parents: ClassVar[list["S3Client | None"]] = []
+
+    def __init__(
+        self,
+        name: str,
+        where: str,
+        client: "S3Client | None",
+        connection: Connection,
+        *,
+        max_attempts: int,
+        encryption: dict[str, str],
+    ) -> None:
+        self.name = name
+        self._where = where
+        self._client = client
+        self._owns_client = client is None
+        self._connection = connection
+        self._max_attempts = max_attempts
+        self._encryption: Any = encryption
+        self._over = ""  # why no request can be sent any more
+        self._removes_many = True
+        self._everyone.add(self)
+
+    def client(self, doing: str) -> "S3Client":
+        """This process's client, made when it is first needed."""
+        if self._over:
+            raise StoreUnavailable(f"cannot {doing} {self._where}: {self._over}")
+        client = self._client
+        if client is None:
+            with self._connecting:  # an SDK session is not made by two threads at once
+                try:
+                    client = self._client = self._client or self._connection.client()
+                except (BotoCoreError, ValueError) as err:
+                    raise self._unavailable(doing, err) from err
+        return client
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Creates an object, by the same bytes at each attempt; False when there is one, which may be ours.
+
+        Raises:
+            StoreUnavailable: with `maybe_saved` if it may have been created, or may still be.
+        """
+        return self._send("save to", partial(self._put, name, content), saving=True)
+
+    def read(self, name: str, *, first: int | None = None, attempts: int | None = None) -> bytes | None:
+        """The content of an object, or with `first` at least so many leading bytes of it; None when there is none."""
+        return self._send("read", partial(self._get, name, first), attempts=attempts)
+
+    def remove(self, names: list[str]) -> None:
+        """Removes objects, batch by batch in the order given; raises what could not be removed."""
+        for start in range(0, len(names), MOST_NAMES):
+            batch = names[start : start + MOST_NAMES]
+            if len(batch) > 1 and self._removes_many:
+                self._removes_many = self._send("prune", partial(self._delete_many, batch))
+            if len(batch) == 1 or not self._removes_many:
+                for name in batch:
+                    self._send("prune", partial(self._delete, name))
+
+    def pages(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "",
+        first_page: int = MOST_NAMES,
+        go_on_after: Callable[["Page"], str | None] = lambda _: None,
+    ) -> Iterator["Page"]:
+        """The pages of a listing; `go_on_after` may name, for a page, where behind its end the next one begins."""
+        request: Any = {"Bucket": self.name, "Prefix": prefix, "MaxKeys": first_page}
+        if delimiter:
+            request["Delimiter"] = delimiter
+        while True:
+            page = self._send("list", lambda s3: s3.list_objects_v2(**request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            after, token = go_on_after(page), page.get("NextContinuationToken")
+            if not after and not token:
+                raise StoreUnavailable(f"cannot list {self._where}: the service does not say how the listing goes on")
+            for option in ("StartAfter", "ContinuationToken"):
+                request.pop(option, None)
+            request.update({"StartAfter": after} if after else {"ContinuationToken": token}, MaxKeys=MOST_NAMES)
+
+    def close(self) -> None:
+        """Lets go of the connections; from then on every request is StoreUnavailable."""
+        self._over = self._over or "it is closed"
+        client, self._client = self._client, None
+        if client is not None and self._owns_client:
+            client.close()
+
+    def _put(self, name: str, content: bytes, s3: "S3Client") -> bool:
+        checked: Any = {"ChecksumAlgorithm": "CRC32"} if _is_aws(s3) else {}
+        try:
+            s3.put_object(Bucket=self.name, Key=name, Body=content, IfNoneMatch="*", **checked, **self._encryption)
+        except ClientError as err:
+            if answer(err)[0] == 412:
+                return False
+            raise
+        return True
+
+    def _get(self, name: str, first: int | None, s3: "S3Client") -> bytes | None:
+        part: Any = {} if first is None else {"Range": f"bytes=0-{max(first - 1, 0)}"}
+        checked: Any = {"ChecksumMode": "ENABLED"} if _is_aws(s3) else {}
+        try:
+            return s3.get_object(Bucket=self.name, Key=name, **part, **checked)["Body"].read()
+        except ClientError as err:
+            match answer(err):
+                case 404, "NoSuchKey":  # and nothing else: not a missing bucket, not another kind of server
+                    return None
+                case 416, _:  # a part of nothing: the object is empty
+                    return b""
+                case _:
+                    raise
+
+    def _delete(self, name: str, s3: "S3Client") -> None:
+        s3.delete_object(Bucket=self.name, Key=name)
+
+    def _delete_many(self, names: list[str], s3: "S3Client") -> bool:
+        """False when the service does not do this."""
+        objects: Any = [{"Key": name} for name in names]
+        try:
+            done = s3.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
+        except ClientError as err:
+            status, code = answer(err)
+            if status in (405, 501) or code in _NO_DELETE_OBJECTS:
+                return False
+            raise
+        failed = [error for error in done.get("Errors", []) if error.get("Code") != "NoSuchKey"]
+        if failed:  # in an answer of status 200
+            said = f"{len(failed)} of {len(names)} records were not removed: {failed[0].get('Message', '')}"
+            raise ClientError({"Error": {"Code": failed[0].get("Code", ""), "Message": said}}, "DeleteObjects")
+        return True
+
+    def _send(
+        self, doing: str, request: Callable[["S3Client"], T], *, attempts: int | None = None, saving: bool = False
+    ) -> T:
+        """What a request gives, repeated while that may help."""
+        s3 = self.client(doing)
+        maybe_done = False
+        for attempt in count(1):
+            try:
+                return request(s3)
+            except ERRORS as err:
+                maybe_done = maybe_done or may_be_done(err)
+                if attempt == (attempts or self._max_attempts) or not may_pass(err):
+                    raise self._unavailable(doing, err, maybe_saved=saving and maybe_done) from err
+            longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
+            time.sleep(random.uniform(0, longest))  # noqa: S311 - spreads the load, guards nothing
+        raise AssertionError
+
+    def _unavailable(self, doing: str, err: BaseException, *, maybe_saved: bool = False) -> StoreUnavailable:
+        return StoreUnavailable(f"cannot {doing} {self._where}: {reason(err)}", maybe_saved=maybe_saved)
+
+    # fork(). Nobody may be making a client meanwhile, which imports modules: the child would inherit their locks. The
+    # clients themselves stay with the parent, whose threads may be using their connections.
+
+    @classmethod
+    def _before_fork(cls) -> None:
+        cls._connecting.acquire()
+
+    @classmethod
+    def _after_fork_in_parent(cls) -> None:
+        cls._connecting.release()
+
+    @classmethod
+    def _after_fork_in_child(cls) -> None:
+        cls._connecting = threading.RLock()
+        for bucket in cls._everyone:
+            if bucket._owns_client:
+                cls._of_parents.append(bucket._client)  # or the garbage collector would close it, and take its locks
+                bucket._client = None
+            else:
+                bucket._over = bucket._over or (
+                    "its client was handed in, and belongs to the process that made it: make another in this one"
+                )
+
+
+@cache
+def _loader() -> Loader:
+    """The SDK's models of S3, read once in a process: a tenth of a second; the rest of a client takes 10 ms."""
+    return create_loader()
+
+
+def _is_aws(s3: "S3Client") -> bool:
+    return ".amazonaws." in s3.meta.endpoint_url
+
+
+codecs.lookup("idna")  # or the first connection would import it, and a child that is forked meanwhile never could
+os.register_at_fork(
+    before=Bucket._before_fork,  # pyright: ignore[reportPrivateUsage]
+    after_in_parent=Bucket._after_fork_in_parent,  # pyright: ignore[reportPrivateUsage]
+    after_in_child=Bucket._after_fork_in_child,  # pyright: ignore[reportPrivateUsage]
+)

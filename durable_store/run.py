@@ -293,6 +293,8 @@ class Run:
         """Saves the open record and acknowledges it; whatever interrupts this leaves it open."""
         try:
             there = self._backend.save(self.key, sent.step, sent.record)
+        except CheckpointConflict as err:
+            self._refuse(str(err))
         except StoreUnavailable as err:
             if err.maybe_saved:
                 raise

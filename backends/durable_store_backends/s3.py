@@ -13,7 +13,9 @@ How durable: as the service says, at the latest when the PUT is answered. A step
 bucket and prefix, with a small object of its own that it then removes; a service that fails there is refused.
 
 A PUT whose answer is lost is sent again, the same bytes; when the second finds the step taken, the object is read back
-and compared. Requests are repeated up to `max_attempts` times (6), with random waits of up to 5 s in between.
+and compared. Requests are sent up to `max_attempts` times (6), with random waits of up to 5 s in between. A service
+that takes requests and answers none keeps a save busy for `max_attempts` + 1 times `read_timeout`: 3.5 minutes by
+default, and at most that for a process's first, which probes.
 
 Limits: a bucket with versioning keeps what was pruned, until a lifecycle rule of its own removes it. The order of
 removal within one DeleteObjects is the service's: a step that may be the newest is therefore removed by itself, after
@@ -23,14 +25,13 @@ all that come before it, so that `latest` never shows an order other than the on
 import logging
 import os
 import re
-import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from secrets import token_hex
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 from urllib.parse import SplitResult, unquote
 
 from durable_store.errors import CheckpointConflict, InvalidURL, StoreUnavailable
@@ -54,18 +55,22 @@ _AT_ONCE = 8  # listings that are under way at the same time while keys are look
 _MOST_REMEMBERED = 10_000  # keys, some 300 bytes each
 _LONGEST_PREFIX = 1024 - 446  # bytes: S3's limit for a name, less the longest key and step
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"
+_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # and their access points: nothing is promised about the order of listings
 
 
 class S3Backend:
     """Keeps records in a bucket, shared by all processes that reach it.
 
-    Threads share one client, made at the first verb; a forked child makes its own. With a `client` (a boto3 S3 client,
-    configured and owned by the caller) nothing is left for the options of a connection to say; it belongs to the
-    process that made it, and in a forked child every verb is StoreUnavailable.
+    Threads share one client, made at the first verb; a forked child makes its own. A `client` of the caller's (a boto3
+    S3 client, configured and closed by him) takes the place of all options of the connection; it belongs to the process
+    that made it, and in a forked child every verb is StoreUnavailable.
+
+    Raises:
+        InvalidURL: a name or an option that cannot be; nothing was sent.
     """
 
-    _honoured: ClassVar[set[tuple[str, str, str]]] = set()  # (endpoint, bucket, prefix) where conditions are
-    _probing: ClassVar = threading.Lock()
+    # Of each (endpoint, bucket, prefix) that this process has saved to: the probe that was made there, or is under way.
+    _probes: ClassVar[dict[tuple[str, str, str], Future[None]]] = {}
 
     def __init__(
         self,
@@ -85,24 +90,23 @@ class S3Backend:
         sse_kms_key_id: str | None = None,
     ) -> None:
         prefix = prefix.strip("/")
-        if not _is_plain(prefix) or len(prefix.encode()) > _LONGEST_PREFIX:
-            raise InvalidURL(
-                f"an S3 prefix has at most {_LONGEST_PREFIX} bytes of UTF-8, no control characters, and no part that is"
-                f" empty or made of dots: not {prefix!a}"
-            )
+        connection = Connection(
+            endpoint_url, region, profile, addressing_style, connect_timeout, read_timeout, max_attempts, pool
+        )
+        _check_place(bucket, prefix)
+        if client is not None and connection != Connection(max_attempts=max_attempts):
+            raise InvalidURL("a client that is handed in is configured already: leave out the connection's options")
         endpoint = client.meta.endpoint_url if client else endpoint_url
         self._where = f"s3://{bucket}/{prefix}" + (f" at {endpoint}" if endpoint else "")
         self._base = f"{prefix}/" if prefix else ""
-        encryption = {"ServerSideEncryption": sse, "SSEKMSKeyId": sse_kms_key_id}
         self._bucket = Bucket(
             bucket,
             self._where,
             client,
-            Connection(endpoint_url, region, profile, addressing_style, connect_timeout, read_timeout, pool),
-            max_attempts=max_attempts,
-            encryption={name: value for name, value in encryption.items() if value},
+            connection,
+            encryption=_encryption(sse, sse_kms_key_id),
         )
-        self._is_ordered = not bucket.endswith("--x-s3")
+        self._is_ordered = not bucket.endswith(_DIRECTORY_BUCKETS)
         self._at_once = min(pool, _AT_ONCE)
         self._newest: dict[CheckpointKey, int] = {}  # the highest step seen of a key; single operations need no lock
 
@@ -122,16 +126,6 @@ class S3Backend:
         sse: str = "",
         sse_kms_key_id: str = "",
     ) -> Self:
-        if not re.fullmatch(_BUCKET, url.netloc):
-            raise InvalidURL(f"s3:// needs the name of a bucket, as in s3://bucket/prefix, not {url.netloc!r}")
-        if endpoint_url and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint_url):
-            raise InvalidURL(f"endpoint_url is like https://host:port, not {endpoint_url!r}")
-        if addressing_style not in ("auto", "path", "virtual"):
-            raise InvalidURL(f"addressing_style is auto, path or virtual, not {addressing_style!r}")
-        if sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
-            raise InvalidURL(f"sse is AES256, aws:kms or aws:kms:dsse, not {sse!r}")
-        if sse_kms_key_id and not sse.startswith("aws:kms"):
-            raise InvalidURL("sse_kms_key_id goes with sse=aws:kms")
         return cls(
             bucket=url.netloc,
             prefix=unquote(url.path, errors="surrogateescape"),
@@ -139,10 +133,10 @@ class S3Backend:
             region=region or None,
             profile=profile or None,
             addressing_style=addressing_style,
-            connect_timeout=_seconds("connect_timeout", connect_timeout),
-            read_timeout=_seconds("read_timeout", read_timeout),
-            max_attempts=_count("max_attempts", max_attempts, 100),
-            pool=_count("pool", pool, 1000),
+            connect_timeout=_number("connect_timeout", connect_timeout),
+            read_timeout=_number("read_timeout", read_timeout),
+            max_attempts=_whole_number("max_attempts", max_attempts),
+            pool=_whole_number("pool", pool),
             sse=sse or None,
             sse_kms_key_id=sse_kms_key_id or None,
         )
@@ -181,12 +175,13 @@ class S3Backend:
         may_be_newest = _suffix_maxima(steps, self._newest.get(key, -1))
         for step in dict.fromkeys(steps):
             name = self._name(key, step)
-            if step in may_be_newest:
-                self._bucket.remove(batch)
-                self._bucket.remove([name])
-                batch = []
-            else:
+            if step not in may_be_newest:
                 batch.append(name)
+                continue
+            self._bucket.remove(batch)
+            self._newest.pop(key, None)
+            self._bucket.remove([name])
+            batch = []
         self._bucket.remove(batch)
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
@@ -196,18 +191,11 @@ class S3Backend:
         return sorted(self._list_steps(key), reverse=True)
 
     def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
-        goals = self._goals() if goal_id is None else [storage_name(goal_id)]
-        # The first pages of several goals are fetched at once. Names of objects tell what is there, and common prefixes
-        # do not: SeaweedFS lists those of objects that were removed for two minutes more.
-        ahead: deque[tuple[Future[Page], Iterator[Page]]] = deque()
-        with ThreadPoolExecutor(self._at_once) as pool:
-            for goal in chain(goals, [None] * self._at_once):
-                if goal is not None:
-                    pages = self._bucket.pages(f"{self._base}{goal}/", go_on_after=self._end_of_key)
-                    ahead.append((pool.submit(next, pages), pages))
-                if ahead and (goal is None or len(ahead) == self._at_once):
-                    first, rest = ahead.popleft()
-                    yield from self._keys_on(chain([first.result()], rest))
+        if goal_id is not None:
+            yield from self._keys_on(self._pages_of_goal(storage_name(goal_id)))
+            return
+        for pages in _some_ahead(map(self._pages_of_goal, self._goals()), self._at_once):
+            yield from self._keys_on(pages)
 
     def close(self) -> None:
         self._bucket.close()
@@ -215,43 +203,54 @@ class S3Backend:
     def _make_sure_of_conditions(self) -> None:
         """Once for each bucket and prefix: refuses a service that has no conditional PUT."""
         place = (self._bucket.client("save to").meta.endpoint_url, self._bucket.name, self._base)
-        if place in self._honoured:
-            return
-        with self._probing:
-            if place in self._honoured:
-                return
+        mine: Future[None] = Future()
+        probe = self._probes.setdefault(place, mine)
+        if probe is mine:
             try:
-                honoured = self._probe()
-            except StoreUnavailable as err:
-                raise StoreUnavailable(str(err)) from err.__cause__  # the record itself was not sent
-            if not honoured:
-                raise StoreUnavailable(
-                    f"cannot save to {self._where}: the service has no conditional PUT (If-None-Match: *), so that two"
-                    " processes could both create one step: use another service, or sqlite:// on one machine"
-                )
-            self._honoured.add(place)
+                self._probe()
+            except BaseException as err:
+                del self._probes[place]  # the next save probes again; those who wait for this one share its error
+                if not isinstance(err, StoreUnavailable):
+                    mine.set_exception(StoreUnavailable(f"cannot save to {self._where}: its probe was interrupted"))
+                    raise
+                mine.set_exception(err)
+            else:
+                mine.set_result(None)
+        try:
+            probe.result()
+        except StoreUnavailable as err:
+            raise StoreUnavailable(str(err)) from err.__cause__  # the record itself was not sent
 
-    def _probe(self) -> bool:
-        """Whether a PUT that must not replace an object is refused when there is one."""
+    def _probe(self) -> None:
+        """Raises when a PUT that must not replace an object does so, or when the service does not know such a thing."""
         name = f"{self._base}durable-store-probe-{token_hex(8)}"
+        maybe_there, attempts = True, cast("int | None", 1)
         try:
-            self._bucket.create(name, b"the first")
+            try:
+                self._bucket.create(name, b"the first")
+            except StoreUnavailable as err:
+                maybe_there = err.maybe_saved
+                raise
+            honoured = not self._bucket.create(name, b"the second") and self._bucket.read(name) == b"the first"
+            attempts = None
         except StoreUnavailable as err:
-            if err.maybe_saved:
-                self._tidy_up(name)
-            if answer(err.__cause__)[0] == 501:
-                return False
-            raise
-        try:
-            return not self._bucket.create(name, b"the second") and self._bucket.read(name) == b"the first"
+            if answer(err.__cause__)[0] != 501:
+                raise
+            honoured = False
         finally:
-            self._tidy_up(name)
+            if maybe_there:
+                self._tidy_up(name, attempts)
+        if not honoured:
+            raise StoreUnavailable(
+                f"cannot save to {self._where}: the service has no conditional PUT (If-None-Match: *), so that two"
+                " processes could both create one step: use another service, or sqlite:// on one machine"
+            )
 
-    def _tidy_up(self, name: str) -> None:
+    def _tidy_up(self, name: str, attempts: int | None) -> None:
         try:
-            self._bucket.remove([name])
+            self._bucket.remove([name], attempts=attempts)
         except StoreUnavailable as err:
-            logging.getLogger("durable_store").warning("%s: %s, left by a probe, stays there", err, name)
+            logging.getLogger("durable_store").warning("%s (an object of a probe may be left: %s)", err, name)
 
     def _read_back(self, key: CheckpointKey, step: int) -> bytes:
         """What is in the place of a record that was not to be created."""
@@ -273,18 +272,30 @@ class S3Backend:
             return next(self._list_steps(key, first_page=1), None)
         # Between two pages a whole batch may be committed and pruned, so that of all steps only an old one is seen.
         for _ in range(_TRIES):
-            steps = list(self._list_steps(key))
-            if len(steps) < MOST_NAMES or max(steps) == max(self._list_steps(key), default=None):
-                return max(steps, default=None)
+            pages = list(self._pages_of_key(key))
+            newest = max(self._steps_on(pages, key), default=None)
+            if len(pages) == 1 or newest == max(self._list_steps(key), default=None):
+                return newest
         raise StoreUnavailable(f"cannot read {self._where}: {key} changes faster than it can be listed")
 
     def _list_steps(self, key: CheckpointKey, *, first_page: int = MOST_NAMES) -> Iterator[int]:
+        return self._steps_on(self._pages_of_key(key, first_page), key)
+
+    def _pages_of_key(self, key: CheckpointKey, first_page: int = MOST_NAMES) -> "Iterator[Page]":
+        return self._bucket.pages(f"{self._base}{storage_path(key)}/", first_page=first_page)
+
+    def _steps_on(self, pages: "Iterable[Page]", key: CheckpointKey) -> Iterator[int]:
         prefix = f"{self._base}{storage_path(key)}/"
-        for page in self._bucket.pages(prefix, first_page=first_page):
+        for page in pages:
             for item in page.get("Contents", []):
                 step = step_of_object_name(item.get("Key", "").removeprefix(prefix))
                 if step is not None:
                     yield step
+
+    def _pages_of_goal(self, goal: str) -> "Iterator[Page]":
+        # Names of objects tell what is there. Common prefixes do not: SeaweedFS lists those of objects that were
+        # removed for two minutes more.
+        return self._bucket.pages(f"{self._base}{goal}/", go_on_after=self._end_of_key)
 
     def _goals(self) -> Iterator[str]:
         for page in self._bucket.pages(self._base, delimiter="/"):
@@ -328,7 +339,7 @@ class S3Backend:
 
     @classmethod
     def _after_fork_in_child(cls) -> None:
-        cls._probing = threading.Lock()  # a thread of the parent may hold the other one
+        cls._probes = {}  # a thread that is probing stays with the parent
 
 
 def _key_at(path: str) -> CheckpointKey | None:
@@ -340,34 +351,71 @@ def _key_at(path: str) -> CheckpointKey | None:
     return CheckpointKey(goal_id, int(episode), checkpoint_id)
 
 
+def _some_ahead(listings: "Iterable[Iterator[Page]]", at_once: int) -> "Iterator[Iterable[Page]]":
+    """The same listings in the same order; the first pages of some are fetched before their turn comes."""
+    ahead: deque[tuple[Future[Page] | None, Iterator[Page]]] = deque()
+    process = os.getpid()
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for pages in chain(listings, [None] * at_once):
+            if pages is not None:
+                first = None
+                with suppress(RuntimeError):  # no more threads: too many, or the interpreter is going down
+                    first = pool.submit(next, pages)
+                ahead.append((first, pages))
+            if ahead and (pages is None or len(ahead) == at_once):
+                first, rest = ahead.popleft()
+                if os.getpid() != process:
+                    raise StoreUnavailable("this listing was begun before the fork, in the parent: begin another")
+                yield chain([first.result()], rest) if first else rest
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _suffix_maxima(steps: Collection[int], known: int) -> set[int]:
-    """The steps above the one known and above all that come after them: each may be the newest when its turn comes."""
+    """The steps not below the one known, nor any that comes after them: each may be the newest when its turn comes."""
     found: set[int] = set()
     for step in reversed(list(steps)):
-        if step > known:
+        if step >= known:
             found.add(step)
             known = step
     return found
 
 
-def _is_plain(prefix: str) -> bool:
-    """Whether no one on the way to the service will take the path for another one."""
+def _check_place(bucket: str, prefix: str) -> None:
+    if not re.fullmatch(_BUCKET, bucket):
+        raise InvalidURL(f"s3:// needs the name of a bucket, as in s3://bucket/prefix, not {bucket!r}")
     parts = prefix.split("/") if prefix else []
-    return prefix.isprintable() and all(part.strip(".") for part in parts)
+    # Nothing that somebody on the way to the service could take for another path.
+    if not prefix.isprintable() or "\\" in prefix or not all(part.strip(".") for part in parts):
+        raise InvalidURL(
+            f"an S3 prefix has no control character, no backslash and no part that is empty or of dots: not {prefix!a}"
+        )
+    if len(prefix.encode()) > _LONGEST_PREFIX:
+        raise InvalidURL(f"an S3 prefix has at most {_LONGEST_PREFIX} bytes of UTF-8, not {len(prefix.encode())}")
 
 
-def _seconds(name: str, text: str) -> float:
-    with suppress(ValueError):
-        if 0 < float(text) <= 3600:
-            return float(text)
-    raise InvalidURL(f"{name} is a number of seconds, above 0 and at most 3600, not {text!r}")
+def _encryption(sse: str | None, key_id: str | None) -> dict[str, str]:
+    if sse not in (None, "AES256", "aws:kms", "aws:kms:dsse"):
+        raise InvalidURL(f"sse is AES256, aws:kms or aws:kms:dsse, not {sse!r}")
+    if key_id and not (sse or "").startswith("aws:kms"):
+        raise InvalidURL("sse_kms_key_id goes with sse=aws:kms")
+    options = {"ServerSideEncryption": sse, "SSEKMSKeyId": key_id}
+    return {name: value for name, value in options.items() if value}
 
 
-def _count(name: str, text: str, most: int) -> int:
-    with suppress(ValueError):
-        if 1 <= int(text) <= most:
-            return int(text)
-    raise InvalidURL(f"{name} is a number from 1 to {most}, not {text!r}")
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidURL(f"{name} is a number, not {text!r}") from None
+
+
+def _whole_number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidURL(f"{name} is a whole number, not {text!r}") from None
 
 
 os.register_at_fork(after_in_child=S3Backend._after_fork_in_child)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -9,6 +9,7 @@ that the object exists, as if somebody else had made it.
 import codecs
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -24,7 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader, create_loader
 
-from durable_store.errors import StoreUnavailable
+from durable_store.errors import InvalidURL, StoreUnavailable
 from durable_store_backends.s3_errors import ERRORS, answer, may_be_done, may_pass, reason
 
 if TYPE_CHECKING:
@@ -45,13 +46,26 @@ _NO_DELETE_OBJECTS = {"NotImplemented", "MethodNotAllowed", "MalformedXML", "Inv
 class Connection:
     """What a client is made with, beside the credentials: those come from the SDK's usual places."""
 
-    endpoint_url: str | None
-    region: str | None
-    profile: str | None
-    addressing_style: str
-    connect_timeout: float
-    read_timeout: float
-    pool: int
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing_style: str = "auto"
+    connect_timeout: float = 5
+    read_timeout: float = 30
+    max_attempts: int = 6
+    pool: int = 32
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", self.endpoint_url):
+            raise InvalidURL("endpoint_url is like https://host:port, without a path, a user or a password")
+        if self.addressing_style not in ("auto", "path", "virtual"):
+            raise InvalidURL(f"addressing_style is auto, path or virtual, not {self.addressing_style!r}")
+        for name, most in (("connect_timeout", 3600), ("read_timeout", 3600)):
+            if not 0 < getattr(self, name) <= most:
+                raise InvalidURL(f"{name} is a number of seconds, above 0 and at most {most}")
+        for name, most in (("max_attempts", 100), ("pool", 1000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise InvalidURL(f"{name} is a whole number from 1 to {most}")
 
     def client(self) -> "S3Client":
         """A new client, with connections of its own. Raises BotoCoreError, ValueError."""
@@ -91,7 +105,6 @@ class Bucket:
         client: "S3Client | None",
         connection: Connection,
         *,
-        max_attempts: int,
         encryption: dict[str, str],
     ) -> None:
         self.name = name
@@ -99,7 +112,6 @@ class Bucket:
         self._client = client
         self._owns_client = client is None
         self._connection = connection
-        self._max_attempts = max_attempts
         self._encryption: Any = encryption
         self._over = ""  # why no request can be sent any more
         self._removes_many = True
@@ -107,15 +119,15 @@ class Bucket:
 
     def client(self, doing: str) -> "S3Client":
         """This process's client, made when it is first needed."""
-        if self._over:
-            raise StoreUnavailable(f"cannot {doing} {self._where}: {self._over}")
         client = self._client
         if client is None:
             with self._connecting:  # an SDK session is not made by two threads at once
+                self._refuse_when_over(doing)
                 try:
                     client = self._client = self._client or self._connection.client()
                 except (BotoCoreError, ValueError) as err:
                     raise self._unavailable(doing, err) from err
+        self._refuse_when_over(doing)
         return client
 
     def create(self, name: str, content: bytes) -> bool:
@@ -130,15 +142,15 @@ class Bucket:
         """The content of an object, or with `first` at least so many leading bytes of it; None when there is none."""
         return self._send("read", partial(self._get, name, first), attempts=attempts)
 
-    def remove(self, names: list[str]) -> None:
+    def remove(self, names: list[str], *, attempts: int | None = None) -> None:
         """Removes objects, batch by batch in the order given; raises what could not be removed."""
         for start in range(0, len(names), MOST_NAMES):
             batch = names[start : start + MOST_NAMES]
             if len(batch) > 1 and self._removes_many:
-                self._removes_many = self._send("prune", partial(self._delete_many, batch))
+                self._removes_many = self._send("remove from", partial(self._delete_many, batch))
             if len(batch) == 1 or not self._removes_many:
                 for name in batch:
-                    self._send("prune", partial(self._delete, name))
+                    self._send("remove from", partial(self._delete, name), attempts=attempts)
 
     def pages(
         self,
@@ -154,6 +166,12 @@ class Bucket:
             request["Delimiter"] = delimiter
         while True:
             page = self._send("list", lambda s3: s3.list_objects_v2(**request))
+            names = [item.get("Key", "") for item in page.get("Contents", [])]
+            names += [found.get("Prefix", "") for found in page.get("CommonPrefixes", [])]
+            foreign = next((name for name in names if not name.startswith(prefix)), None)
+            if foreign is not None:  # passed over, it would be read as nothing there
+                asked = f"asked for names that begin with {prefix!r}, the service gives {foreign!r}"
+                raise StoreUnavailable(f"cannot list {self._where}: {asked}")
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -166,8 +184,9 @@ class Bucket:
 
     def close(self) -> None:
         """Lets go of the connections; from then on every request is StoreUnavailable."""
-        self._over = self._over or "it is closed"
-        client, self._client = self._client, None
+        with self._connecting:
+            self._over = self._over or "it is closed"
+            client, self._client = self._client, None
         if client is not None and self._owns_client:
             client.close()
 
@@ -196,7 +215,11 @@ class Bucket:
                     raise
 
     def _delete(self, name: str, s3: "S3Client") -> None:
-        s3.delete_object(Bucket=self.name, Key=name)
+        try:
+            s3.delete_object(Bucket=self.name, Key=name)
+        except ClientError as err:
+            if answer(err) != (404, "NoSuchKey"):
+                raise
 
     def _delete_many(self, names: list[str], s3: "S3Client") -> bool:
         """False when the service does not do this."""
@@ -221,15 +244,27 @@ class Bucket:
         s3 = self.client(doing)
         maybe_done = False
         for attempt in count(1):
+            self._refuse_when_over(doing, maybe_saved=saving and maybe_done)
             try:
                 return request(s3)
             except ERRORS as err:
-                maybe_done = maybe_done or may_be_done(err)
-                if attempt == (attempts or self._max_attempts) or not may_pass(err):
+                maybe_done = maybe_done or may_be_done(err) or self._may_be_repeated(err)
+                if attempt >= (attempts or self._connection.max_attempts) or not may_pass(err):
                     raise self._unavailable(doing, err, maybe_saved=saving and maybe_done) from err
             longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
             time.sleep(random.uniform(0, longest))  # noqa: S311 - spreads the load, guards nothing
         raise AssertionError
+
+    def _may_be_repeated(self, err: BaseException) -> bool:
+        """Whether a client that is not ours may have sent a request before the one that this error tells about."""
+        if self._owns_client:
+            return False
+        metadata: Any = err.response.get("ResponseMetadata", {}) if isinstance(err, ClientError) else {}
+        return bool(metadata.get("RetryAttempts", 1))
+
+    def _refuse_when_over(self, doing: str, *, maybe_saved: bool = False) -> None:
+        if self._over:
+            raise StoreUnavailable(f"cannot {doing} {self._where}: {self._over}", maybe_saved=maybe_saved)
 
     def _unavailable(self, doing: str, err: BaseException, *, maybe_saved: bool = False) -> StoreUnavailable:
         return StoreUnavailable(f"cannot {doing} {self._where}: {reason(err)}", maybe_saved=maybe_saved)

@@ -157,6 +157,17 @@ class Rewrite(Fault):
         line.answer(reply.with_body(self.function(reply.body)))
 
 
+@dataclass(frozen=True)
+class Strip(Fault):
+    """The server gets the request without this header, as from a client that never sent it."""
+
+    header: str
+
+    def befall(self, line: "Line") -> None:
+        line.strip(self.header)
+        line.answer(line.forward())
+
+
 Plan = Callable[[Request], Fault | None]
 
 
@@ -344,6 +355,11 @@ class Line:
         """Sends the server the head and half of the body, or half of the head."""
         sent = len(self._head) + len(self._body) // 2 if self._body else len(self._head) // 2
         self._connected().connection.sendall((self._head + self._body)[:sent])
+
+    def strip(self, header: str) -> None:
+        """Takes a header out of the request."""
+        lines = self._head.splitlines(keepends=True)
+        self._head = b"".join(line for line in lines if _name(line) != header)
 
     def answer(self, reply: Reply) -> None:
         """Gives the client this answer."""

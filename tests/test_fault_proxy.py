@@ -23,6 +23,7 @@ from tests.fault_proxy import (
     Request,
     Rewrite,
     Stall,
+    Strip,
     Twice,
 )
 from tests.servers import BUCKET, Server, free_ports, s3_client
@@ -232,6 +233,16 @@ def test_a_rewritten_answer_is_what_the_client_reads(proxy: FaultProxy, client: 
     proxy.next("GET", Rewrite(lambda body: body[::-1] + b"and more"))
     assert client.get("a") == BODY[::-1] + b"and more"
     assert client.get("a") == server.get("a") == BODY
+
+
+def test_a_header_that_is_stripped_never_arrives(proxy: FaultProxy, client: Objects, server: Objects) -> None:
+    server.put("a", b"first")
+    proxy.next("PUT", Strip("if-none-match"))
+    client.put("a", b"second", IfNoneMatch="*")
+    assert proxy.requests[0].headers["if-none-match"] == "*"
+    assert server.get("a") == b"second"
+    with pytest.raises(ClientError, match="PreconditionFailed"):
+        client.put("a", b"third", IfNoneMatch="*")
 
 
 def test_faults_come_in_order_and_none_lets_a_request_pass(proxy: FaultProxy, client: Objects) -> None:

@@ -188,7 +188,7 @@ class S3Backend:
         return self._bucket.read(self._name(key, step), first=first)
 
     def steps(self, key: CheckpointKey) -> list[int]:
-        return sorted(self._list_steps(key), reverse=True)
+        return sorted(self._steps_on(self._pages_of_key(key), key), reverse=True)
 
     def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
         if goal_id is not None:
@@ -269,17 +269,19 @@ class S3Backend:
 
     def _newest_step(self, key: CheckpointKey) -> int | None:
         if self._is_ordered:
-            return next(self._list_steps(key, first_page=1), None)
+            page = next(self._pages_of_key(key, 1))
+            if not page.get("Contents"):
+                return None
+            step = next(self._steps_on([page], key), None)
+            # Something else comes first. Of a folder's marker SeaweedFS says that nothing follows it: ask for more.
+            return next(self._steps_on(self._pages_of_key(key), key), None) if step is None else step
         # Between two pages a whole batch may be committed and pruned, so that of all steps only an old one is seen.
         for _ in range(_TRIES):
             pages = list(self._pages_of_key(key))
             newest = max(self._steps_on(pages, key), default=None)
-            if len(pages) == 1 or newest == max(self._list_steps(key), default=None):
+            if len(pages) == 1 or newest == max(self.steps(key), default=None):
                 return newest
         raise StoreUnavailable(f"cannot read {self._where}: {key} changes faster than it can be listed")
-
-    def _list_steps(self, key: CheckpointKey, *, first_page: int = MOST_NAMES) -> Iterator[int]:
-        return self._steps_on(self._pages_of_key(key, first_page), key)
 
     def _pages_of_key(self, key: CheckpointKey, first_page: int = MOST_NAMES) -> "Iterator[Page]":
         return self._bucket.pages(f"{self._base}{storage_path(key)}/", first_page=first_page)
@@ -325,7 +327,8 @@ class S3Backend:
         if not self._is_ordered or not names:
             return None
         first, last = names[0].rpartition("/"), names[-1].rpartition("/")
-        if first[0] != last[0] or step_of_object_name(last[2]) is None:
+        is_ours = _key_at(last[0].removeprefix(self._base)) and step_of_object_name(last[2]) is not None
+        if first[0] != last[0] or not is_ours:
             return None
         return f"{last[0]}/g"  # names of steps begin with f
 
@@ -373,10 +376,12 @@ def _some_ahead(listings: "Iterable[Iterator[Page]]", at_once: int) -> "Iterator
 
 
 def _suffix_maxima(steps: Collection[int], known: int) -> set[int]:
-    """The steps not below the one known, nor any that comes after them: each may be the newest when its turn comes."""
+    """The steps above the one known, and above all that come after them: each may be the newest when its turn comes."""
     found: set[int] = set()
+    if known in steps:  # it goes too, and protects nothing
+        known = -1
     for step in reversed(list(steps)):
-        if step >= known:
+        if step > known:
             found.add(step)
             known = step
     return found

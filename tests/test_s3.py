@@ -1395,7 +1395,7 @@ class Aws:
     def __call__(self, request: Any, **_: object) -> AWSResponse:
         self.requests.append(request)
         body, status = b"", 200
-        headers: Any = {}
+        headers: Any = {"ETag": '"1"'}
         match request.method:
             case "PUT" if len(self.requests) == 2:
                 body, status = b"<Error><Code>PreconditionFailed</Code></Error>", 412

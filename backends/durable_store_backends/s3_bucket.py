@@ -22,11 +22,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.loaders import Loader, create_loader
 
 from durable_store.errors import InvalidURL, StoreUnavailable
-from durable_store_backends.s3_errors import ERRORS, answer, may_be_done, may_pass, reason
+from durable_store_backends.s3_errors import (
+    ERRORS,
+    answer,
+    cause,
+    end_of_redirects,
+    from_s3,
+    may_be_done,
+    may_pass,
+    reason,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -109,7 +118,7 @@ class Bucket:
     ) -> None:
         self.name = name
         self._where = where
-        self._client = client
+        self._client = client and _without_endless_redirects(client)
         self._owns_client = client is None
         self._connection = connection
         self._encryption: Any = encryption
@@ -124,9 +133,9 @@ class Bucket:
             with self._connecting:  # an SDK session is not made by two threads at once
                 self._refuse_when_over(doing)
                 try:
-                    client = self._client = self._client or self._connection.client()
-                except (BotoCoreError, ValueError) as err:
-                    raise self._unavailable(doing, err) from err
+                    client = self._client = self._client or _without_endless_redirects(self._connection.client())
+                except ERRORS as err:
+                    raise self._unavailable(doing, err) from cause(err)
         self._refuse_when_over(doing)
         return client
 
@@ -165,7 +174,7 @@ class Bucket:
         if delimiter:
             request["Delimiter"] = delimiter
         while True:
-            page = self._send("list", lambda s3: s3.list_objects_v2(**request))
+            page = self._send("list", lambda s3: from_s3(s3.list_objects_v2(**request), "KeyCount", "IsTruncated"))
             names = [item.get("Key", "") for item in page.get("Contents", [])]
             names += [found.get("Prefix", "") for found in page.get("CommonPrefixes", [])]
             foreign = next((name for name in names if not name.startswith(prefix)), None)
@@ -193,18 +202,22 @@ class Bucket:
     def _put(self, name: str, content: bytes, s3: "S3Client") -> bool:
         checked: Any = {"ChecksumAlgorithm": "CRC32"} if _is_aws(s3) else {}
         try:
-            s3.put_object(Bucket=self.name, Key=name, Body=content, IfNoneMatch="*", **checked, **self._encryption)
+            done = s3.put_object(
+                Bucket=self.name, Key=name, Body=content, IfNoneMatch="*", **checked, **self._encryption
+            )
         except ClientError as err:
             if answer(err)[0] == 412:
                 return False
             raise
+        from_s3(done, "ETag")
         return True
 
     def _get(self, name: str, first: int | None, s3: "S3Client") -> bytes | None:
         part: Any = {} if first is None else {"Range": f"bytes=0-{max(first - 1, 0)}"}
         checked: Any = {"ChecksumMode": "ENABLED"} if _is_aws(s3) else {}
         try:
-            return s3.get_object(Bucket=self.name, Key=name, **part, **checked)["Body"].read()
+            found = s3.get_object(Bucket=self.name, Key=name, **part, **checked)
+            content = found["Body"].read()  # first of all: whatever is left unread keeps its connection
         except ClientError as err:
             match answer(err):
                 case 404, "NoSuchKey":  # and nothing else: not a missing bucket, not another kind of server
@@ -213,6 +226,8 @@ class Bucket:
                     return b""
                 case _:
                     raise
+        from_s3(found, "ETag")
+        return content
 
     def _delete(self, name: str, s3: "S3Client") -> None:
         try:
@@ -225,12 +240,13 @@ class Bucket:
         """False when the service does not do this."""
         objects: Any = [{"Key": name} for name in names]
         try:
-            done = s3.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})
+            done = s3.delete_objects(Bucket=self.name, Delete={"Objects": objects})
         except ClientError as err:
             status, code = answer(err)
             if status in (405, 501) or code in _NO_DELETE_OBJECTS:
                 return False
             raise
+        from_s3(done, "Deleted", "Errors")
         failed = [error for error in done.get("Errors", []) if error.get("Code") != "NoSuchKey"]
         if failed:  # in an answer of status 200
             said = f"{len(failed)} of {len(names)} records were not removed: {failed[0].get('Message', '')}"
@@ -249,8 +265,10 @@ class Bucket:
                 return request(s3)
             except ERRORS as err:
                 maybe_done = maybe_done or may_be_done(err) or self._may_be_repeated(err)
+                if self._owns_client and isinstance(err, NoCredentialsError):
+                    self._client = None  # which would never look for them again
                 if attempt >= (attempts or self._connection.max_attempts) or not may_pass(err):
-                    raise self._unavailable(doing, err, maybe_saved=saving and maybe_done) from err
+                    raise self._unavailable(doing, err, maybe_saved=saving and maybe_done) from cause(err)
             longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
             time.sleep(random.uniform(0, longest))  # noqa: S311 - spreads the load, guards nothing
         raise AssertionError
@@ -297,6 +315,11 @@ class Bucket:
 def _loader() -> Loader:
     """The SDK's models of S3, read once in a process: a tenth of a second; the rest of a client takes 10 ms."""
     return create_loader()
+
+
+def _without_endless_redirects(client: "S3Client") -> "S3Client":
+    client.meta.events.register_first("needs-retry.s3.HeadBucket", end_of_redirects, "durable_store")
+    return client
 
 
 def _is_aws(s3: "S3Client") -> bool:

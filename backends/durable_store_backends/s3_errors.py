@@ -1,7 +1,16 @@
-"""What an error of the S3 client means: may the request have been carried out, may another try pass, what to do."""
+"""What an error of the S3 client means: may the request have been carried out, may another try pass, what to do.
 
+No document lists what the SDK may raise, and its parsers raise whatever comes when an answer is not what they expect:
+`ERRORS` is what was found by trying. An answer of success that lacks what S3 always gives is made an error here.
+"""
+
+import json
 import re
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -10,8 +19,10 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    InvalidRegionError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -22,59 +33,159 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationValueError
 
-ERRORS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, OSError)
-"""All that a request can raise: botocore lets some of urllib3 and of the operating system through."""
+_Answer = TypeVar("_Answer", bound=Mapping[str, Any])
+_Told = tuple[str, str, str]  # what happened, what to do, what was said about it
 
-_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
-_ON_THE_WAY = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, HTTPError, OSError)
+_PARSING = (ResponseParserError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+ERRORS = (ClientError, BotoCoreError, HTTPError, OSError, *_PARSING)
+"""All that a request can raise: some of urllib3, some of the operating system, and what becomes of a strange answer."""
+
+_FILES = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)  # named in the SDK's settings
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, *_FILES)
+_DAMAGED = (IncompleteReadError, FlexibleChecksumError)
+_BROKEN = (ConnectionError, HTTPClientError, HTTPError, OSError)
+_ON_THE_WAY = (*_BROKEN, *_DAMAGED, *_PARSING)
+
 _BUSY = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
-_TRANSIENT = {*_BUSY, "InternalError", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"}
+_TRANSIENT = {
+    *_BUSY,
+    *("InternalError", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"),
+    *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # the request was damaged on its way
+}
 
+_MOST_SAID = 100  # characters of the service's own words, which may be a page
 _CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
-_RIGHTS = "this identity needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, and the right to use the key"
-_EXPIRED = "get new ones, with `aws sso login` or from whatever issued them"
-_REGION = "say which in the URL with region=NAME"
+_EXPIRED = ("the credentials have expired", "get new ones, with `aws sso login` or from whatever issued them")
+_UNKNOWN = ("the service does not know the access key", _CREDENTIALS)
+_CLOCK = ("the clock of this machine is wrong", "set it, for requests are signed with the time")
+_FULL = ("there is no space left for this bucket", "free some, or prune, then try again")
+_REACH = "check endpoint_url, region and the network"
 _OF_CODE = {
     "NoSuchBucket": ("there is no such bucket", "create it, or correct the URL"),
-    "AccessDenied": ("access denied", _RIGHTS),
-    "AllAccessDisabled": ("access denied", _RIGHTS),
-    "403": ("access denied", _RIGHTS),
-    "InvalidAccessKeyId": ("the service does not know the access key", _CREDENTIALS),
+    "InvalidBucketName": ("no bucket can have this name", "correct the URL"),
+    "InvalidAccessKeyId": _UNKNOWN,
+    "InvalidClientTokenId": _UNKNOWN,
+    "UnrecognizedClientException": _UNKNOWN,
     "SignatureDoesNotMatch": ("the secret key is wrong", _CREDENTIALS),
-    "ExpiredToken": ("the credentials have expired", _EXPIRED),
-    "ExpiredTokenException": ("the credentials have expired", _EXPIRED),
-    "TokenRefreshRequired": ("the credentials have expired", _EXPIRED),
-    "InvalidToken": ("the session token is not valid", _EXPIRED),
-    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it: requests are signed with the time"),
-    "PermanentRedirect": ("the bucket is in another region", _REGION),
-    "TemporaryRedirect": ("the bucket is in another region", _REGION),
-    "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
-    "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
-    "301": ("the bucket is in another region", _REGION),
-    "QuotaExceeded": ("the quota is used up", "free some space or prune, then try again"),
+    "AuthorizationHeaderMalformed": ("the credentials are malformed", _CREDENTIALS),
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "InvalidToken": ("the session token is not valid", _EXPIRED[1]),
+    "RequestTimeTooSkewed": _CLOCK,
+    "QuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+    "InvalidObjectState": ("a lifecycle rule has archived the record", "restore it, and exempt these objects"),
+    "NotImplemented": ("the service does not have this request of S3", "use another service"),
+    "InternalError": ("the service failed", "try again later"),
 }
-_OF_KIND: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str], ...] = (
-    (NoCredentialsError, "no credentials", f"{_CREDENTIALS} (profile=NAME in the URL)"),
-    (PartialCredentialsError, "only a part of the credentials is there", _CREDENTIALS),
-    ((TokenRetrievalError, SSOError), "the sign-on has expired", _EXPIRED),
-    (CredentialRetrievalError, "no credentials could be had", _CREDENTIALS),
-    (ProfileNotFound, "there is no such profile", "see `aws configure list-profiles`"),
-    (SSLError, "TLS failed", "check endpoint_url, and name the service's own authority in AWS_CA_BUNDLE"),
-    (ProxyConnectionError, "the proxy cannot be reached", "check HTTPS_PROXY and HTTP_PROXY"),
-    (EndpointConnectionError, "the service cannot be reached", "check endpoint_url, region and the network"),
-    (ConnectTimeoutError, "the service cannot be reached", "check endpoint_url, region and the network"),
-    (ReadTimeoutError, "no answer in time", "try again, or allow more with read_timeout=SECONDS in the URL"),
-    (_ON_THE_WAY, "the connection broke", "try again"),
+_ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"}
+_RIGHTS = {
+    "PutObject": "s3:PutObject",
+    "GetObject": "s3:GetObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
+
+# In braces: what the SDK says in its own texts of these errors, and what `_of_failure` adds.
+_OF_KIND: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], _Told], ...] = (
+    (
+        NoCredentialsError,
+        ("no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or profile=NAME in the URL", ""),
+    ),
+    (
+        PartialCredentialsError,
+        ("a part of the credentials is missing", "set {cred_var} too", "the rest comes from {provider}"),
+    ),
+    (
+        (TokenRetrievalError, SSOError),
+        ("the sign-on is missing or has expired", "sign on with `aws sso login`", "{text}"),
+    ),
+    (
+        CredentialRetrievalError,
+        ("the credentials could not be fetched", "check the profile or the role", "{provider}: {error_msg}"),
+    ),
+    (json.JSONDecodeError, ("the credentials could not be fetched", "check credential_process", "it prints no JSON")),
+    (ProfileNotFound, ("there is no profile {profile!r}", "take one of `aws configure list-profiles`", "")),
+    (InvalidRegionError, ("there is no region {region_name!r}", "correct region=NAME, or AWS_DEFAULT_REGION", "")),
+    (_FILES, ("a file of the AWS settings cannot be read", "correct its path, or mend it", "{root}: {filename}")),
+    (ProxyConnectionError, ("no way through the proxy", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", "{root}")),
+    (EndpointConnectionError, ("the service cannot be reached", _REACH, "{host}: {root}")),
+    (ConnectTimeoutError, ("the service cannot be reached", _REACH, "{host}: no connection in time")),
+    (ReadTimeoutError, ("no answer in time", "try again, or allow more with read_timeout=SECONDS in the URL", "")),
+    (
+        ResponseParserError,
+        ("this is no whole answer of S3", "try again, and check endpoint_url and the proxies on the way", "{text}"),
+    ),
+    (RecursionError, ("the service redirects without end", "check endpoint_url and region", "")),
+    (_DAMAGED, ("the answer was damaged on its way", "try again", "{text}")),
+    (_BROKEN, ("the connection broke", "try again", "{root}")),
+    (
+        (BotoCoreError, *_PARSING),
+        ("the SDK cannot go on", "check endpoint_url and the AWS settings", "{kind}: {text}"),
+    ),
 )
+_UNTRUSTED = ("the service's certificate is not trusted", "name the authority behind it with AWS_CA_BUNDLE=FILE")
+_OUTDATED = ("the service's certificate is not valid today", "renew it, or set the clock of this machine")
+_NO_BUNDLE = ("the trusted certificates cannot be read", "check AWS_CA_BUNDLE")
+_NO_TLS = ("the service speaks no TLS", "use http:// in endpoint_url")
+_OTHER_HOST = ("the service's certificate is for another host", "correct endpoint_url")
+_SOME_TLS = ("TLS failed", "check endpoint_url, and what stands between")
+_OF_TLS = {  # the first that is found in what OpenSSL says
+    "certificate has expired": _OUTDATED,
+    "certificate is not yet valid": _OUTDATED,
+    "mismatch": _OTHER_HOST,
+    "doesn't match": _OTHER_HOST,
+    "certificate verify failed": _UNTRUSTED,
+    "no such file": _NO_BUNDLE,
+    "no certificate or crl": _NO_BUNDLE,
+    "wrong version number": _NO_TLS,
+    "record layer failure": _NO_TLS,
+    "": _SOME_TLS,
+}
+
+
+_USER_INFO = r"(?<=[\s/'\"])[^\s/@'\":]+:[^\s/@'\"]*@"  # in front of a host: a user's name and password
+_ORNAMENTS = r"\[[A-Z0-9]+: \w+\] | \(_ssl\.c:\d+\)|IncompleteRead"
+
+
+class NotS3(ResponseParserError):
+    """An answer of success that lacks what S3 always gives: of some other server, or cut off behind its head."""
+
+
+def from_s3(found: _Answer, *members: str) -> _Answer:
+    """The answer, if it has one of these members: without them it would seem to say that nothing is there.
+
+    Raises:
+        NotS3: it has none of them, or is a page of the web.
+    """
+    if not any(member in found for member in members):
+        raise NotS3(f"it lacks {' and '.join(members)}")
+    if str(found.get("ContentType")).startswith("text/html"):  # consoles give their start page for every address
+        raise NotS3("it is a page of HTML")
+    return found
+
+
+def end_of_redirects(response: tuple[Any, Any] | None, operation: Any, **_: object) -> None:
+    """A handler of `needs-retry.s3.HeadBucket`, registered first: answers a redirect that names no region by its error.
+
+    To follow a redirect that names no region, the SDK asks for the head of the bucket; when that is redirected too, it
+    asks again, until the stack is full.
+    """
+    if response is not None:
+        err = ClientError(response[1], operation.name)
+        if answer(err)[0] in (301, 302, 307) and "x-amz-bucket-region" not in _headers(err):
+            raise err
 
 
 def answer(err: BaseException | None) -> tuple[int, str]:
     """Status and code of an answer that says no; `(0, "")` when there was no answer."""
     if not isinstance(err, ClientError):
         return 0, ""
-    return err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), _said(err).get("Code", "")
+    return err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0), str(_said(err).get("Code") or "")
 
 
 def may_be_done(err: BaseException) -> bool:
@@ -82,7 +193,7 @@ def may_be_done(err: BaseException) -> bool:
     if isinstance(err, ClientError):
         status, _ = answer(err)
         return status >= 500 and status != 501
-    return isinstance(err, _ON_THE_WAY) and not isinstance(err, _NOT_SENT) and not _is_untrusted(err)
+    return isinstance(err, _ON_THE_WAY) and not isinstance(err, _NOT_SENT) and not _is_hopeless(err)
 
 
 def may_pass(err: BaseException) -> bool:
@@ -90,34 +201,157 @@ def may_pass(err: BaseException) -> bool:
     if isinstance(err, ClientError):
         status, code = answer(err)
         return code in _TRANSIENT or status in (409, 429) or (status >= 500 and status != 501)
-    return isinstance(err, _ON_THE_WAY) and not _is_untrusted(err)
+    if isinstance(err, (*_FILES, RecursionError)) or (isinstance(err, SSLError) and _of_tls(err) == _NO_TLS):
+        return False
+    return isinstance(err, _ON_THE_WAY) and not _is_hopeless(err)
 
 
 def reason(err: BaseException) -> str:
-    """What happened and what to do, in one line."""
+    """What happened, what to do, and in brackets what was said about it: one line, without secrets."""
+    what, advice, said = _of_answer(err) if isinstance(err, ClientError) else _of_failure(err)
+    said = _one_line(said)
+    said = said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]}…"
+    if not what:
+        return said
+    return _one_line(f"{what}: {advice}") + (f" ({said})" if said else "")
+
+
+def cause(err: BaseException) -> BaseException:
+    """The error as it may be chained, and so be logged: another one in its place if its text holds a secret."""
+    root = _root(err)
+    if _is_bad_header(root) or isinstance(root, LocationValueError) or re.search(_USER_INFO, f" {err}"):
+        return HTTPClientError(error="not shown, because its text holds a password or a token")
+    return err
+
+
+def _of_answer(err: ClientError) -> _Told:
     status, code = answer(err)
-    if isinstance(err, ClientError):
-        said = _said(err)
-        what, advice = _OF_CODE.get(code, ("", ""))
-        if code in _BUSY or status in (429, 503):
-            what, advice = "the service is too busy", "try again later; S3 grows with the number of prefixes"
-        region = said.get("Region") or err.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
-            "x-amz-bucket-region"
-        )
-        if advice == _REGION and region:
-            what, advice = f"the bucket is in the region {region}", f"say so in the URL with region={region}"
-        cause = f"{code or status}: {said.get('Message') or 'no reason given'}"
-    else:
-        what, advice = next(((what, advice) for kind, what, advice in _OF_KIND if isinstance(err, kind)), ("", ""))
-        cause = str(err) or type(err).__name__
-    cause = re.sub(r"\s+", " ", cause).strip().rstrip(".")
-    return f"{what}: {advice} ({cause})" if what else cause
+    said, message = _said(err), str(_said(err).get("Message") or "")
+    known = _OF_CODE.get(code)
+    if code in _BUSY or status in (429, 503):
+        what, advice = "the service is too busy", "try again later, or allow more tries with max_attempts=N in the URL"
+        return what, advice, code or str(status)
+    if status and code in ("", str(status)):
+        return _of_stranger(err, status)
+    region = said.get("Region") or _headers(err).get("x-amz-bucket-region")
+    if code in _ELSEWHERE or (code == "AuthorizationHeaderMalformed" and (region or "region" in message)):
+        return _of_region(region or _found(r"expecting '([^']+)'", message), code, str(said.get("Endpoint") or ""))
+    if code in ("AccessDenied", "AllAccessDisabled", "AccessDeniedException"):
+        return _of_denial(err, code, message)
+    if "Signature expired" in message or "Signature not yet current" in message:
+        known = _CLOCK
+    if code.startswith("KMS."):
+        known = "the KMS key cannot be used", "check sse_kms_key_id and the state of the key"
+    in_full = f"{code}: {message}" if message else code
+    if not known:
+        return "", "", in_full
+    return known[0], known[1], code if status and not code.startswith("KMS.") else in_full
+
+
+def _of_stranger(err: ClientError, status: int) -> _Told:
+    """Of an answer that is not in S3's form: a web server, a proxy, a page to log in at."""
+    phrase = next((f"{status} {known.phrase}" for known in HTTPStatus if known == status), str(status))
+    target = urlsplit(_headers(err).get("location", ""))
+    if 300 <= status < 400 and target.hostname:
+        return f"this address redirects to {target.scheme}://{_host(target.geturl())}", "correct endpoint_url", phrase
+    if status >= 500:
+        return "the service failed, its answer was cut off, or it is no S3", "try again later, and check endpoint_url", phrase
+    return "this is no answer of S3", "check endpoint_url, and the proxies on the way", phrase
+
+
+def _of_region(region: str, code: str, endpoint: str) -> _Told:
+    said = f"{code} to {endpoint}" if endpoint else code
+    if region:
+        return f"the bucket is in the region {region}", f"say so in the URL with region={region}", said
+    return "the bucket is in another region", "ask `aws s3api get-bucket-location`, and say so with region=NAME", said
+
+
+def _of_denial(err: ClientError, code: str, message: str) -> _Told:
+    """AWS says who lacks what, and by which policy; other services only that it is so."""
+    lacking = re.search(r"User: (\S+) is not authorized to perform: (\S+)(?: on resource: \S+)?(.*)", message)
+    if lacking:
+        who, right, because = lacking.groups()
+        return "access denied", f"allow {who} {right}", f"{code}{because}"
+    if err.operation_name not in _RIGHTS:
+        return "the credentials could not be fetched", "check the profile or the role", f"{err.operation_name}: {code}"
+    advice = f"allow this identity {_RIGHTS[err.operation_name]}"
+    if not answer(err)[0]:  # of one object, in an answer that says yes
+        return "access denied", advice, f"{code}: {message}"
+    needs = "a store needs s3:GetObject, PutObject, DeleteObject and ListBucket"
+    return "access denied", f"correct the bucket, or {advice}; {needs}", code
+
+
+def _of_failure(err: BaseException) -> _Told:
+    root = _root(err)
+    text = str(root.strerror or root) if isinstance(root, OSError) else str(root)
+    if isinstance(err, SSLError):
+        return (*_of_tls(err), text)
+    if isinstance(root, LocationValueError):  # its text may hold the password of a proxy
+        return "the address of a proxy is not valid", "check HTTPS_PROXY and HTTP_PROXY", ""
+    if _is_bad_header(root):
+        return "a credential holds a line end", "look at AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN and the profile", ""
+    parts: defaultdict[str, object] = defaultdict(str, getattr(err, "kwargs", {}))
+    parts.update(
+        host=_host(str(parts["endpoint_url"])),
+        root=text or type(root).__name__,
+        text=str(err),
+        kind=type(err).__name__,
+        filename=getattr(root, "filename", ""),
+    )
+    what, advice, said = next((told for kind, told in _OF_KIND if isinstance(err, kind)), ("", "", "{kind}: {text}"))
+    return what.format_map(parts), advice.format_map(parts), said.format_map(parts)
+
+
+def _of_tls(err: SSLError) -> tuple[str, str]:
+    said = str(_root(err)).lower()
+    return next(told for token, told in _OF_TLS.items() if token in said)
+
+
+def _root(err: BaseException) -> BaseException:
+    """What the operating system or the HTTP library said, under all that is wrapped around it."""
+    while True:
+        wrapped = (getattr(err, "kwargs", {}).get("error"), *err.args, err.__cause__)
+        inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
+        if inner is None:
+            return err
+        err = inner
+
+
+def _is_hopeless(err: BaseException) -> bool:
+    """Whether nothing was sent, and nothing ever will be: a certificate, a setting or a header is wrong."""
+    root = _root(err)
+    if isinstance(err, SSLError):
+        return _of_tls(err) not in (_NO_TLS, _SOME_TLS)
+    return isinstance(root, LocationValueError) or _is_bad_header(root)
+
+
+def _is_bad_header(root: BaseException) -> bool:
+    """The text of such an error is the header: a session token, a signature."""
+    return isinstance(root, ValueError) and "Invalid header value" in str(root)
 
 
 def _said(err: ClientError) -> dict[str, Any]:
     return dict(err.response.get("Error", {}))
 
 
-def _is_untrusted(err: BaseException) -> bool:
-    """A certificate that was refused: nothing was sent, and it will be refused again."""
-    return isinstance(err, SSLError) and "certificate" in str(err).lower()
+def _headers(err: ClientError) -> dict[str, str]:
+    return dict(err.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+
+
+def _host(url: str) -> str:
+    """Host and port, without the user and password that a URL from the environment may hold."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _found(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    return found[1] if found else ""
+
+
+def _one_line(text: str) -> str:
+    """What a terminal just shows, without the libraries' ornaments and what may be a password."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = re.sub(rf"{_USER_INFO}|{_ORNAMENTS}", "", f" {text}").strip()
+    if text.startswith("(") and text.endswith(")"):  # the brackets are put around it anyway
+        text = text[1:-1]
+    return " ".join(text.split()).rstrip(".: ")

@@ -15,7 +15,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
 
 from durable_store.errors import InvalidURL, shown
 from durable_store.key import CheckpointKey
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 ENTRY_POINTS = "durable_store.backends"
+_FALLBACK = "fsspec"  # the entry point that takes every scheme without one of its own
 
 
 class Backend(Protocol):
@@ -32,6 +35,9 @@ class Backend(Protocol):
     Safe to share among threads, and safe after `fork()`. Storage that is unreachable, refused, full or closed is
     `StoreUnavailable` with the cause chained; nothing else leaks out. Reads create nothing: no file, table, bucket
     or directory. Keys and steps are valid when they get here.
+
+    Where the storage cannot create a record only if it is absent, a backend may be used all the same if the user asks
+    for it; it then says so in its `repr` and has an attribute `fencing` that is False.
     """
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
@@ -41,6 +47,7 @@ class Backend(Protocol):
         racers one wins. When it returns, the record survives SIGKILL and power loss. A reader sees all of it or none.
 
         Raises:
+            CheckpointConflict: the step was taken, and its owner has pruned it before it could be read back.
             StoreUnavailable: with `maybe_saved` when the record may be there, or may still appear.
         """
         ...
@@ -56,7 +63,8 @@ class Backend(Protocol):
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
         """Removes these steps, in the order given; those that are not there are no error.
 
-        Never visible as a half-removed record. What could not be removed is raised, never swallowed.
+        `latest` never shows another order, though a service may remove several at once and in any order when the newest
+        is not among them. Never visible as a half-removed record. What could not be removed is raised, never swallowed.
         """
         ...
 
@@ -152,27 +160,67 @@ def _refuse_credentials(url: str) -> None:
         raise InvalidURL(f"the store URL carries a user or a password; {advice} (in a path write %40 for @)")
     from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
 
-    query = url.partition("?")[2].replace(";", "&") if re.match(_URL, url) else ""
-    for name, _ in parse.parse_qsl(query, keep_blank_values=True):
-        if re.search(_CREDENTIAL, name):
-            raise InvalidURL(f"the store URL carries a secret in its option {name!r}; {advice}")
+    query = url.partition("?")[2] if re.match(_URL, url) else ""
+    for separated in (query, query.replace(";", "&")):
+        for option, value in parse.parse_qsl(separated, keep_blank_values=True):
+            names, texts = _inside(option_value(value))
+            where = f"in its option {option!r}" if re.fullmatch(r"[\w.-]+", option) else "in its options"
+            if any(re.search(_CREDENTIAL, name) for name in (option, *names)):
+                raise InvalidURL(f"the store URL carries a secret {where}; {advice}")
+            if any(re.search(_USER, text) for text in texts):
+                raise InvalidURL(f"the store URL carries a user or a password {where}; {advice}")
+
+
+def option_value(text: str) -> Any:
+    """An option's value as JSON if it is that, else as text: for backends that hand options on to another library."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _inside(value: Any) -> tuple[list[str], list[str]]:
+    """The names and the texts in a value of JSON, at any depth."""
+    names: list[str] = []
+    texts: list[str] = []
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if type(each) is dict:
+            names += each
+            rest += each.values()
+        elif type(each) is list:
+            rest += each
+        elif type(each) is str:
+            texts.append(each)
+    return names, texts
 
 
 def _from_url_of(scheme: str) -> Callable[..., Backend]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - twice the import time of all of this package
 
     found = entry_points(group=ENTRY_POINTS)
-    names = sorted({entry.name for entry in found})
-    if scheme not in names:
-        raise InvalidURL(
-            f"no backend for {scheme}://; installed are {', '.join(f'{name}://' for name in names) or 'none'}"
-            " (others come with an extra of durable-store, or in a package of their own)"
-        )
+    name = scheme if scheme in found.names else _FALLBACK
+    if name not in found.names:
+        raise no_backend(scheme)
     try:
-        from_url: Callable[..., Backend] = found[scheme].load().from_url
+        from_url: Callable[..., Backend] = found[name].load().from_url
     except ModuleNotFoundError as err:
+        if name == _FALLBACK:
+            raise no_backend(scheme) from err
         raise InvalidURL(f"{scheme}:// needs the module {err.name}: pip install 'durable-store[{scheme}]'") from err
     return from_url
+
+
+def no_backend(scheme: str) -> InvalidURL:
+    """What a scheme is told that nobody knows: for a backend that stands in for all schemes without one."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - twice the import time of all of this package
+
+    names = sorted(entry_points(group=ENTRY_POINTS).names - {_FALLBACK})
+    return InvalidURL(
+        f"no backend for {scheme}://; installed are {', '.join(f'{name}://' for name in names) or 'none'}"
+        " (others come in a package of their own, or with fsspec: pip install 'durable-store[fsspec]')"
+    )
 
 
 def _options(url: "SplitResult", from_url: Callable[..., Backend]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+pytest_plugins = ["tests.servers", "tests.sftp"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--prove", action="store_true", help="run the long proofs and print their figures")

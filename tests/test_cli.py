@@ -336,6 +336,19 @@ def test_a_refusal_of_the_storage_is_one_line_even_when_the_path_has_two(files: 
     assert (told.status, told.err.count("\n"), told.out.count("\n")) == (1, 1, 4)
 
 
+def test_ls_says_on_stderr_that_fencing_is_off(tmp_path: Path) -> None:
+    url = f"file+fsspec://{tmp_path}/runs?fencing=off"
+    for args in ([], ["--json"]):
+        told = Told("ls", url, *args)
+        assert told.err == "durable-store: fencing is off in this store: two writers of one step can both win\n"
+        assert told.status == 0
+    with open_store(url) as store:
+        save_some(store)
+    assert Told("ls", url).out.count("\n") == 4
+    assert {row["key"] for row in json.loads(Told("ls", url, "--json").out)} >= {str(KEY), str(HOSTILE)}
+    assert Told("ls", tmp_path).err == ""
+
+
 def test_history_marks_a_damaged_header(files: Path) -> None:
     record(files, 1).write_bytes(b"")
     rows = Told("history", files, str(KEY)).out.splitlines()

@@ -5,17 +5,27 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
 import durable_store_conformance
-from durable_store import DurableStoreError
+from durable_store import DurableStoreError, open_store
 from durable_store_conformance import StoreConformance
 from durable_store_conformance.clauses import Clauses
 from durable_store_conformance.fresh import FreshProcessClauses
+from tests.servers import Server
+from tests.sftp import SftpServer
+
+
+def expect_failure(request: pytest.FixtureRequest, reason: str) -> None:
+    broken = (AssertionError, DurableStoreError, pytest.fail.Exception)
+    request.applymarker(pytest.mark.xfail(reason=reason, raises=broken, strict=True))
 
 
 class TestFiles(StoreConformance):
@@ -28,6 +38,32 @@ class TestSqlite(StoreConformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/store.db"
+
+
+class TestMoto(StoreConformance):
+    @pytest.fixture
+    def url(self, moto_server: Server) -> str:
+        return moto_server.url(uuid4().hex)
+
+
+class TestSeaweedFs(StoreConformance):
+    @pytest.fixture
+    def url(self, seaweedfs_server: Server) -> str:
+        return seaweedfs_server.url(uuid4().hex)
+
+
+if "DURABLE_STORE_TEST_S3_URL" in os.environ:  # and without it there is nothing to be skipped
+
+    class TestServiceOfYourOwn(StoreConformance):
+        @pytest.fixture
+        def url(self) -> Iterator[str]:
+            """A prefix of its own below the one given, and nothing left in it."""
+            given = urlsplit(os.environ["DURABLE_STORE_TEST_S3_URL"])
+            url = given._replace(path=f"{given.path.rstrip('/')}/{uuid4().hex}").geturl()
+            yield url
+            with open_store(url) as store:
+                for key in list(store.backend.keys()):
+                    store.backend.prune(key, store.backend.steps(key))
 
 
 class TestMemory(StoreConformance):
@@ -44,9 +80,50 @@ class TestMemory(StoreConformance):
     @pytest.fixture(autouse=True)
     def control(self, request: pytest.FixtureRequest) -> None:
         if "another_process" in request.fixturenames:
-            broken = (AssertionError, DurableStoreError, pytest.fail.Exception)
-            reason = "memory is this process's own"
-            request.applymarker(pytest.mark.xfail(reason=reason, raises=broken, strict=True))
+            expect_failure(request, "memory is this process's own")
+
+
+class TestFsspecMemory(StoreConformance):
+    """As TestMemory: in one process it keeps every promise."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> Iterator[str]:
+        yield f"memory+fsspec://{tmp_path.name}"
+        fsspec_memory = import_module("fsspec.implementations.memory").MemoryFileSystem
+        fsspec_memory.store.clear()  # each listing looks at all there is
+        fsspec_memory.pseudo_dirs[1:] = []
+
+    @pytest.fixture(autouse=True)
+    def control(self, request: pytest.FixtureRequest) -> None:
+        if "another_process" in request.fixturenames:
+            expect_failure(request, "memory is this process's own")
+
+
+@pytest.fixture(scope="session")
+def s3fs_url(moto_server: Server) -> Iterator[str]:
+    """Its connection stays open, and all stores of this process share it: one for each clause takes a minute."""
+    url = f"s3+fsspec://{moto_server.bucket}/{{}}?endpoint_url={moto_server.endpoint}"
+    with open_store(url.format("open")) as store:
+        assert store.episodes("goal") == []
+        yield url
+
+
+class TestS3fs(StoreConformance):
+    pytestmark = pytest.mark.prove  # two minutes; tests/test_fsspec.py has what is fsspec's own
+
+    @pytest.fixture
+    def url(self, s3fs_url: str) -> str:
+        return s3fs_url.format(uuid4().hex)
+
+
+class TestSftp(StoreConformance):
+    """Without fencing: everything but who wins a race; tests/sftp.py marks what is expected to fail."""
+
+    pytestmark = pytest.mark.prove  # two minutes
+
+    @pytest.fixture
+    def url(self, sftp_server: SftpServer, tmp_path: Path) -> str:
+        return sftp_server.url(tmp_path / "store", fencing="off")
 
 
 def clauses_of(group: type) -> dict[str, Callable[..., Any]]:

@@ -103,7 +103,7 @@ class Held(Fault):
 
     def befall(self, line: Line) -> None:
         line.reset()
-        self.until.wait(30)
+        self.until.wait(10)
         line.forward()
 
 
@@ -339,7 +339,7 @@ def test_a_service_that_answers_nothing_keeps_a_probe_busy_no_longer(proxy: Faul
 def test_a_save_that_is_under_way_ends_when_its_store_is_closed(
     proxy: FaultProxy, backend: S3Backend, prefix: str
 ) -> None:
-    patient = behind(proxy, prefix, max_attempts="100")  # probed by the other
+    patient = behind(proxy, prefix, max_attempts="10")  # probed by the other
     proxy.next("PUT", INTERNAL_ERROR, Meanwhile(patient.close, INTERNAL_ERROR))
     proxy.plan = every("PUT", INTERNAL_ERROR)
     with pytest.raises(StoreUnavailable, match="closed") as caught:
@@ -628,9 +628,12 @@ def test_a_process_probes_once_for_each_bucket_and_prefix(proxy: FaultProxy, pre
         assert list(pool.map(save, range(8))) == [b"ours"] * 8
     assert proxy.count() == {"PUT": 2 + 8, "GET": 1, "DELETE": 1}
     assert len(objects.names()) == 8
+    for each in backends:
+        each.save(KEY, 0, b"ours")
+    assert proxy.count() == {"PUT": 2 + 8 + 2, "GET": 2, "DELETE": 1}
     elsewhere = behind(proxy, f"{prefix}-2")
     elsewhere.save(KEY, 0, b"ours")
-    assert proxy.count() == {"PUT": 2 + 8 + 3, "GET": 2, "DELETE": 2}
+    assert proxy.count() == {"PUT": 2 + 8 + 2 + 3, "GET": 3, "DELETE": 2}
     for each in (*backends, elsewhere):
         each.close()
 

@@ -54,7 +54,8 @@ def test_memory_is_a_backend() -> None:
     [
         ("", "non-empty string"),
         ("   ", "non-empty string"),
-        ("redis://host/0", "no backend for redis://; installed are file://, memory://, sqlite://"),
+        ("redis://host/0", "no backend for redis://; installed are file://, memory://, s3://, sqlite:// ("),
+        ("redis://host/0", "(others come in a package of their own, or with fsspec: pip install "),
         ("sqllite:///runs.db", "installed are"),
         ("runs.db", "sqlite:///runs.db"),
         ("dir/runs.sqlite", "sqlite:///dir/runs.sqlite"),
@@ -116,6 +117,13 @@ def test_a_wrong_url_is_told_what_is_right(url: str, hint: str) -> None:
         "gs://bucket?token=hunter2",
         "memory://?api_key=hunter2",
         "sqlite:///runs.db?PASSWORD=hunter2",
+        "s3://bucket?endpoint_url=http%3A%2F%2Fuser%3Ahunter2%40host",
+        "s3://bucket?endpoint_url=http%3A%2F%2Fhunter2%40host",
+        "s3+fsspec://bucket?endpoint_url=%22http%3A%5C%2F%5C%2Fuser%3Ahunter2%40host%22",
+        's3+fsspec://bucket?client_kwargs={"aws_secret_access_key":"hunter2"}',
+        's3+fsspec://bucket?client_kwargs={"a;b":1,"password":"hunter2"}',
+        "s3+fsspec://bucket?client_kwargs=%7B%22a%22%3A%5B1%2C%7B%22%5Cu0070assword%22%3A%22hunter2%22%7D%5D%7D",
+        "s3+fsspec://bucket?client_kwargs=%7B%22a%22%3A%5B%22http%3A%2F%2Fuser%3Ahunter2%40host%22%5D%7D",
     ],
 )
 def test_credentials_are_refused_before_anything_else_and_never_shown(url: str) -> None:
@@ -135,6 +143,30 @@ def test_an_entry_point_whose_library_is_missing_says_what_to_install(tmp_path: 
     assert "thing:// needs the module no_such_sdk: pip install 'durable-store[thing]'" in done.stderr
 
 
+@pytest.mark.parametrize("missing", ["boto3", "fsspec"])
+def test_an_extra_that_is_not_installed_is_named(missing: str) -> None:
+    told = {
+        "s3://bucket": {"boto3": "s3:// needs the module boto3: pip install 'durable-store[s3]'"},
+        "gs://bucket": {"fsspec": "no backend for gs://; installed are file://, memory://, s3://, sqlite:// ("},
+        "s3+fsspec://bucket": {"fsspec": "or with fsspec: pip install 'durable-store[fsspec]')"},
+        "sqlit:///runs.db": {"fsspec": "no backend for sqlit://; installed are file://"},
+    }
+    for url, hints in told.items():
+        code = f"import sys; sys.modules[{missing!r}] = None; import durable_store; durable_store.open_store({url!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if missing in hints:
+            assert f"durable_store.errors.InvalidURL: {hints[missing]}" in done.stderr or hints[missing] in done.stderr
+            assert done.returncode == 1
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///runs.db", "file:///dir", "s3://bucket"])
+def test_fsspec_is_loaded_only_for_a_scheme_that_nobody_else_has(url: str) -> None:
+    code = f"import sys, durable_store; durable_store.open_store({url!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "durable_store.backend" in done.stdout.split()
+    assert not {"fsspec", "durable_store_backends.fsspec"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("url", [None, 3, b"sqlite://user:hunter2@runs.db"])
 def test_what_is_no_text_is_no_url(url: Any) -> None:
     with pytest.raises(InvalidURL, match="non-empty string") as caught:
@@ -142,7 +174,16 @@ def test_what_is_no_text_is_no_url(url: Any) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["memory://a-name", "file:///tmp/a:b@c", "./user:password@host", "sqlite:///a@b.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory://a-name",
+        "file:///tmp/a:b@c",
+        "./user:password@host",
+        "sqlite:///a@b.db",
+        's3+fsspec://b?client_kwargs=%7B"endpoint_url":"http:%2F%2Fhost:9000","owner":"a:b%40c"%7D',
+    ],
+)
 def test_what_only_looks_like_credentials_is_a_path(url: str) -> None:
     open_store(url).close()
 

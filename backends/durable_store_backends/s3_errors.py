@@ -255,7 +255,11 @@ def _of_stranger(err: ClientError, status: int) -> _Told:
     if 300 <= status < 400 and target.hostname:
         return f"this address redirects to {target.scheme}://{_host(target.geturl())}", "correct endpoint_url", phrase
     if status >= 500:
-        return "the service failed, its answer was cut off, or it is no S3", "try again later, and check endpoint_url", phrase
+        return (
+            "the service failed, its answer was cut off, or it is no S3",
+            "try again later, and check endpoint_url",
+            phrase,
+        )
     return "this is no answer of S3", "check endpoint_url, and the proxies on the way", phrase
 
 

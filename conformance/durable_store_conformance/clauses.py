@@ -72,6 +72,16 @@ class Clauses:
             yield store
 
     @pytest.fixture
+    def races(self, backend: Backend) -> None:
+        """Fails the clause on a store whose fencing is off.
+
+        A clause that asks for it holds only where a record is created in one move unless one is there. It is not
+        skipped: a store without that keeps less than what the protocol promises, and the report says so.
+        """
+        if getattr(backend, "fencing", True) is False:
+            pytest.fail("this store's fencing is off: who wins a race for a step is not decided", pytrace=False)
+
+    @pytest.fixture
     def another_process(self, url: str) -> Iterator[OtherProcesses]:
         """Starts other processes on the same URL.
 

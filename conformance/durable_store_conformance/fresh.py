@@ -153,6 +153,7 @@ class FreshProcessClauses(Clauses):
         assert latest is not None
         assert (latest.step, latest.state) == (31, state_of(31))
 
+    @pytest.mark.usefixtures("races")
     def test_of_processes_that_resume_at_once_one_commits(self, store: Store, another_process: OtherProcesses) -> None:
         """The first commit of a new goal, and of a goal that has a history: one is acknowledged, all others refused."""
         processes = another_process.start(4)
@@ -164,6 +165,7 @@ class FreshProcessClauses(Clauses):
             assert sum(isinstance(answer, CheckpointConflict) for answer in answers) == 3
         assert [episode.id for episode in store.episodes("goal")] == [0]
 
+    @pytest.mark.usefixtures("races")
     def test_of_processes_that_finish_at_once_one_wins(self, store: Store, another_process: OtherProcesses) -> None:
         """The closing record is the decision, and the next resume starts a new episode."""
         with store.resume("goal", "agent-0") as run:

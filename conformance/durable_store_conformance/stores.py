@@ -144,11 +144,13 @@ class StoreClauses(Clauses):
         assert [episode.root for episode in found] == [f"agent-{n}" for n in range(19, -1, -1)]
         assert {episode.status for episode in found} == {"running"}
 
+    @pytest.mark.usefixtures("races")
     def test_an_episode_number_is_never_given_twice_to_threads(self, store: Store) -> None:
         """Threads that start episodes at once get different ones, without a gap."""
         given = in_threads(8, lambda _: [store.start_episode("goal") for _ in range(5)])
         assert sorted(number for numbers in given for number in numbers) == list(range(40))
 
+    @pytest.mark.usefixtures("races")
     def test_an_episode_number_is_never_given_twice_to_processes(
         self, store: Store, another_process: OtherProcesses
     ) -> None:

@@ -91,10 +91,12 @@ def ls(
     The latest step, how many steps there are, the size of the latest state and when it was saved. The status is the
     episode's (running, finished, failed), `damaged` when the latest step cannot be read, `unsupported` when a newer
     version wrote it, `unavailable` when the storage refuses it: then the exit status is 1. In a pipe the fields are
-    separated by tabs, and times and sizes are exact.
+    separated by tabs, and times and sizes are exact. A store whose fencing is off is named on stderr.
     """
     refusals: list[str] = []
     with _existing(url) as store:
+        if getattr(store.backend, "fencing", True) is False:
+            typer.echo("durable-store: fencing is off in this store: two writers of one step can both win", err=True)
         keys = store.keys(goal)
         if on_terminal() and not as_json:
             keys = iter(sorted(keys))  # people search with their eyes; a pipe gets each row as soon as it is known

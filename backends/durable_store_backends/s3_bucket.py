@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -47,6 +48,7 @@ MOST_NAMES = 1000
 """The most that S3 gives in one page of a listing, and removes by one request."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds; each wait is a random part of it, doubled from one to the next
+_SENT_AT_ONCE = 64 * 1024  # bytes; a refusal of a larger body may close the connection while it is on its way
 # Services without DeleteObjects, and those that want it with another checksum than the SDK sends.
 _NO_DELETE_OBJECTS = {"NotImplemented", "MethodNotAllowed", "MalformedXML", "InvalidRequest", "MissingContentMD5"}
 
@@ -88,11 +90,14 @@ class Connection:
             # Several compatible services refuse the checksums that the SDK would add; for AWS we ask for them.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            # The SDK would put one together, twice for each request, of parts that never change (docs/notes/0004).
+            user_agent=f"durable-store Boto3/{boto3.__version__}",
         )
         core = botocore.session.Session()
         core.register_component("data_loader", _loader())  # pyright: ignore[reportUnknownMemberType]
         session: Any = boto3.session.Session(botocore_session=core, profile_name=self.profile, region_name=self.region)
         client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=config)
+        client.meta.events.register_last("before-call.s3", _send_at_once)
         return client
 
 
@@ -315,6 +320,13 @@ class Bucket:
 def _loader() -> Loader:
     """The SDK's models of S3, read once in a process: a tenth of a second; the rest of a client takes 10 ms."""
     return create_loader()
+
+
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """A handler of `before-call.s3`: small bodies are sent without waiting for the service's go-ahead, a round trip."""
+    body = params.get("body")
+    if isinstance(body, BytesIO) and body.getbuffer().nbytes <= _SENT_AT_ONCE:
+        params["headers"].pop("Expect", None)
 
 
 def _without_endless_redirects(client: "S3Client") -> "S3Client":

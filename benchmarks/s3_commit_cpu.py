@@ -6,12 +6,14 @@ The server is SeaweedFS on loopback. Counted is the CPU time of the thread that 
 variants take turns in each round, and of their rounds the medians count, since machines drift and ratios hold.
 """
 
+import base64
 import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -40,7 +42,7 @@ STATE = {"messages": [{"role": "user", "content": f"{number:3}: {'a word or two,
 Change = Callable[[Any], None]
 
 
-def as_it_comes(endpoint: str, *changes: Change, **config: Any) -> Any:
+def as_it_comes(endpoint: str | None, *changes: Change, **config: Any) -> Any:
     """A client with the SDK's own settings, apart from retries and from the checksums that some services refuse."""
     settings: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": 1},
@@ -152,6 +154,15 @@ def measured(
     return times
 
 
+def table(title: str, times: dict[str, list[float]]) -> None:
+    """Prints the medians, and those of the ratios to the first."""
+    print(f"\n{title:46} {'µs of CPU time':>18} {'ratio':>22}")
+    first = next(iter(times.values()))
+    for name, found in times.items():
+        ratio = statistics.median(one / other for one, other in zip(found, first, strict=True))
+        print(f"{name:46} {statistics.median(found):18.0f} {ratio:22.2f}")
+
+
 def split(endpoint: str, rounds: int) -> None:
     """Prints the parts of a commit. What is left out is subtracted, so the parts need not make up the whole."""
     body = orjson.dumps(STATE) + b" " * 600  # about a record
@@ -188,12 +199,24 @@ def gains(endpoint: str, rounds: int) -> None:
     stores = {
         name: Store(S3Backend(bucket=BUCKET, prefix=name, client=make(endpoint))) for name, make in VARIANTS.items()
     }
-    times = measured({name: commits(store) for name, store in stores.items()}, rounds)
-    base = times["as the SDK comes"]
-    print(f"\n{'a whole commit':46} {'µs of CPU time':>18} {'ratio':>22}")
-    for name, found in times.items():
-        ratio = statistics.median(one / other for one, other in zip(found, base, strict=True))
-        print(f"{name:46} {statistics.median(found):18.0f} {ratio:22.2f}")
+    table("a whole commit", measured({name: commits(store) for name, store in stores.items()}, rounds))
+
+
+def checksums(rounds: int) -> None:
+    """Prints what a CRC32 costs at AWS, by the two ways to ask for it; nothing is sent."""
+    body = orjson.dumps(STATE)
+    client = as_it_comes(None, answered)
+
+    def put(checksum: Callable[[], dict[str, str]]) -> Callable[[], object]:
+        return lambda: client.put_object(Bucket=BUCKET, Key="key", Body=body, IfNoneMatch="*", **checksum())
+
+    crc = "ChecksumCRC32"
+    variants = {
+        "by name": put(lambda: {"ChecksumAlgorithm": "CRC32"}),
+        "as a value": put(lambda: {crc: base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}),
+        "none": put(dict),
+    }
+    table("a PUT to AWS with a CRC32, without HTTP", measured(variants, rounds))
 
 
 @contextmanager
@@ -249,12 +272,13 @@ def round_trips(endpoint: str, rounds: int) -> None:
 
 
 def main(rounds: int) -> None:
-    """Prints three tables."""
+    """Prints four tables."""
     credentials()
     print(f"boto3 {boto3.__version__}, Python {sys.version.split()[0]}, {len(orjson.dumps(STATE))} bytes of state\n")
     with tempfile.TemporaryDirectory() as directory, seaweedfs(Path(directory)) as server:
         split(server.endpoint, rounds)
         gains(server.endpoint, rounds)
+        checksums(rounds)
         round_trips(server.endpoint, max(5, rounds // 20))
 
 

@@ -1193,17 +1193,22 @@ def test_threads_share_one_client(proxy: FaultProxy, prefix: str, monkeypatch: p
     backend.close()
 
 
-def test_a_client_that_was_handed_in_is_used_and_is_not_closed(proxy: FaultProxy, prefix: str) -> None:
+def test_a_client_that_was_handed_in_is_used_and_is_not_closed(
+    proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = s3_client(proxy.endpoint)
+    closed: list[bool] = []
+    monkeypatch.setattr(client, "close", lambda: closed.append(True))
     store = Store(S3Backend(client=client, bucket=BUCKET, prefix=prefix))
     assert store.save(KEY, 0, "state").step == 0
+    assert proxy.endpoint in repr(store)
     store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         store.latest(KEY)
+    assert not closed
     proxy.forget()
-    Objects(client, prefix).names()
+    assert Objects(client, prefix).names() == [name_of(0)]
     assert kinds(proxy) == ["LIST"]
-    assert proxy.endpoint in repr(store)
 
 
 @pytest.mark.parametrize(

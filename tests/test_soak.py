@@ -47,7 +47,7 @@ PROCESSES = 4
 AHEAD = 6  # rounds that a process may be ahead of the last one
 ATTEMPTS = 4
 HARMS = ("lost answer", "stall", "late", "cut request", "503", "500 after commit", "409")
-SORTS = (*HARMS, "cut response", "delay", "twice")
+SORTS = (*HARMS, "cut response", "delay", "twice", "409")  # of these, the last is for PUTs only: once more
 
 
 class Weather:
@@ -91,7 +91,7 @@ class Weather:
         if self._storm and (request.kind == "GET" or not self._only_reads):
             self._storm -= 1
             return self._rng.choice([sort for sort in self._sorts if sort in faults] or ["503"])
-        if self._storm or self._rng.random() > 0.03:
+        if self._storm or self._rng.random() > (0.06 if request.kind == "PUT" else 0.02):
             return None
         if not any(sort in self._deck for sort in faults):
             self._deck += self._rng.sample(SORTS, len(SORTS))

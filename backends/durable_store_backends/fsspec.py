@@ -18,7 +18,7 @@ How durable: as the file system says. Nothing here can flush the disk behind an 
 
 Limits: `latest` and `steps` list all steps of a key, and each step is removed by a request of its own. Empty
 directories stay. Where fsspec is not asynchronous (SFTP) threads take turns. A kill while fencing is off can leave a
-temporary file behind, which nobody reads.
+temporary file behind, which nobody reads. fsspec believes an SFTP host whatever key it shows.
 """
 
 import os

@@ -52,7 +52,7 @@ _ADVICE = {
     "PermissionError": "these credentials may not do that, or have expired",
     "NoCredentialsError": "no credentials were found: give them as the service's own tools take them, not in the URL",
     "AuthenticationException": "it takes a key that ssh-agent or ~/.ssh has, or that the option key_filename names",
-    "FileNotFoundError": "make the bucket or directory that is missing",
+    **dict.fromkeys(("FileNotFoundError", "ResourceNotFoundError"), "make the bucket or directory that is missing"),
     "NotImplementedError": "this file system cannot hold a store",
     "TypeError": "see the options in the store URL",
     "Exception": "see whether the service is up, then try again",
@@ -245,5 +245,6 @@ def advice(err: BaseException) -> str:
 
 
 def in_one_line(err: BaseException) -> str:
-    """What it says, or what it is called."""
-    return " ".join(str(err).split()) or type(err).__name__
+    """What it says, or what it is called. Azure would have it that all of an answer is shown."""
+    text = " ".join(str(err).split())
+    return f"{text[:199]}…" if len(text) > 200 else text or type(err).__name__

@@ -170,7 +170,7 @@ class S3Backend:
         raise StoreUnavailable(f"cannot read {self._where}: {key} changes faster than it can be read")
 
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
-        self._bucket.client("prune")  # also with nothing to remove: a closed store says so
+        self._bucket.client("remove from")  # also with nothing to remove: a closed store says so
         batch: list[str] = []
         may_be_newest = _suffix_maxima(steps, self._newest.get(key, -1))
         for step in dict.fromkeys(steps):

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,8 +152,9 @@ class Soaker:
     def begin(self, number: int) -> None:
         """Lets it do this round."""
         assert self._child.stdin
-        self._child.stdin.write(b"%d\n" % number)
-        self._child.stdin.flush()
+        with suppress(BrokenPipeError):  # it is dead, and the next word that is missing tells why
+            self._child.stdin.write(b"%d\n" % number)
+            self._child.stdin.flush()
 
     def wait_for_round(self) -> None:
         """Returns when it has done one more."""

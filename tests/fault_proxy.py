@@ -87,10 +87,12 @@ class Late(Fault):
 
 @dataclass(frozen=True)
 class CutRequest(Fault):
-    """The server gets half of the request: half of the body, or of the head if there is none. Both ends are closed."""
+    """The server gets the head and this share of the body, or of the head if there is no body. Both ends are closed."""
+
+    share: float = 0.5
 
     def befall(self, line: "Line") -> None:
-        line.forward_half()
+        line.forward_part(self.share)
         line.hang_up()
 
 
@@ -351,9 +353,10 @@ class Line:
             self.proxy.release(server)
         return reply
 
-    def forward_half(self) -> None:
-        """Sends the server the head and half of the body, or half of the head."""
-        sent = len(self._head) + len(self._body) // 2 if self._body else len(self._head) // 2
+    def forward_part(self, share: float) -> None:
+        """Sends the server the head and this share of the body, or of the head if there is no body."""
+        head = len(self._head)
+        sent = head + int(len(self._body) * share) if self._body else int(head * share)
         self._connected().connection.sendall((self._head + self._body)[:sent])
 
     def strip(self, header: str) -> None:

@@ -31,7 +31,7 @@ RUNS: dict[str, int | None] = {"whole": None, "pruned": 2}
 """The goals of the runs, and how many steps those keep."""
 
 PRUNED_LATER = 8  # rounds; by then everybody is done with a step
-HANGS = 120.0  # seconds without a round; then it shows where it is, and ends
+HANGS = 120.0  # seconds that a round takes; then it shows where it is, and ends
 
 
 def main(url: str, seed: str, journal: str) -> None:
@@ -48,6 +48,7 @@ def main(url: str, seed: str, journal: str) -> None:
         for line in sys.stdin:
             faulthandler.dump_traceback_later(HANGS, exit=True)
             worker.do(int(line))
+            faulthandler.cancel_dump_traceback_later()
             print("done", flush=True)
         backend.close()
 

@@ -1,6 +1,7 @@
 """What only the S3 backend promises, while faults befall single requests; the rest is in the exam."""
 
 import base64
+import hashlib
 import json
 import logging
 import os
@@ -292,6 +293,26 @@ def test_waits_between_attempts_are_random_and_grow_to_five_seconds(
     assert len(set(waits)) == 39
     assert min(waits[5:]) < 2.5 < max(waits)
     backend.close()
+
+
+@pytest.mark.parametrize("size", [7, 5000, 300_000])
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+@pytest.mark.parametrize("server", ["moto_server", "seaweedfs_server"])
+def test_of_a_request_that_is_cut_off_nothing_is_kept(
+    request: pytest.FixtureRequest, server: str, share: float, size: int, prefix: str
+) -> None:
+    """As by the kill of a process that saves. What came would be taken for the record, for good."""
+    with FaultProxy(request.getfixturevalue(server).endpoint) as proxy:
+        backend = behind(proxy, prefix, max_attempts="1")
+        backend.save(KEY, 0, b"zero")
+        proxy.next("PUT", CutRequest(share))
+        with pytest.raises(StoreUnavailable) as error:
+            backend.save(KEY, 1, os.urandom(size))
+        assert error.value.maybe_saved
+        time.sleep(0.1)  # SeaweedFS has not stored it yet when the connection ends, if it stores it
+        assert backend.latest(KEY) == (0, b"zero")
+        assert backend.save(KEY, 1, b"one") == b"one"
+        backend.close()
 
 
 # When no attempt succeeds
@@ -1491,14 +1512,20 @@ def test_a_record_that_does_not_match_the_crc_of_aws_is_not_given_back(aws: Aws)
     backend.close()
 
 
-def test_at_another_endpoint_no_checksum_is_sent_or_asked_for(proxy: FaultProxy, prefix: str) -> None:
-    """Several compatible services refuse them."""
+def test_at_another_endpoint_what_is_sent_is_checked_by_its_md5_and_no_newer_checksum(
+    proxy: FaultProxy, prefix: str
+) -> None:
+    """Several compatible services refuse the newer ones."""
     backend = behind(proxy, prefix)
     backend.save(KEY, 0, b"zero")
     backend.save(KEY, 1, b"one")
     backend.latest(KEY)
     sent = {name for request in proxy.requests for name in request.headers}
     assert {name for name in sent if "checksum" in name or "trailer" in name or name == "content-encoding"} == set()
+    assert (
+        proxy.requests[-3].headers["content-md5"]
+        == base64.b64encode(hashlib.md5(b"one", usedforsecurity=False).digest()).decode()
+    )
     backend.close()
 
 

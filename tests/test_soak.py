@@ -104,7 +104,7 @@ class Weather:
             "lost answer": LostAnswer(),
             "stall": Stall(),
             "late": Late(self._rng.uniform(0, 2 * self._seconds)),
-            "cut request": CutRequest(),
+            "cut request": CutRequest(self._rng.choice([0, 0.5, 0.99])),
             "503": Answer(503, "SlowDown"),
             "500 after commit": AnswerAfter(500, "InternalError"),
             "cut response": CutResponse(),

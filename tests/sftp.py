@@ -127,14 +127,6 @@ def _descendants(ancestor: int) -> list[int]:
     return found
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Each clause that asks for `races` must fail in TestSftp. That fixture fails it before a mark of ours could."""
-    group = item.getparent(pytest.Class)
-    if group and group.name == "TestSftp" and isinstance(item, pytest.Function) and "races" in item.fixturenames:
-        reason = "SFTP cannot create a file only if it is absent"
-        item.add_marker(pytest.mark.xfail(reason=reason, raises=pytest.fail.Exception, strict=True))
-
-
 @pytest.fixture(scope="session")
 def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[SftpServer]:
     """One sshd for all tests of a session, or of a worker; each test takes a directory of its own."""

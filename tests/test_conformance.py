@@ -1,30 +1,31 @@
 """The exam on the backends of this repository, and the control: memory must fail whatever needs another process."""
 
+import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
-import durable_store_conformance
+import durable_store_conformance.clauses
 from durable_store import DurableStoreError, open_store
 from durable_store_conformance import StoreConformance
-from durable_store_conformance.clauses import Clauses
-from durable_store_conformance.fresh import FreshProcessClauses
+from durable_store_conformance.exam import CASES, CLAUSES, Case
+from durable_store_conformance.registry import GROUPS, Clause
 from tests.servers import Server
 from tests.sftp import SftpServer
 
 
 def expect_failure(request: pytest.FixtureRequest, reason: str) -> None:
-    broken = (AssertionError, DurableStoreError, pytest.fail.Exception)
+    broken = (AssertionError, DurableStoreError, pytest.fail.Exception)  # what pytest.raises ends with is the last
     request.applymarker(pytest.mark.xfail(reason=reason, raises=broken, strict=True))
 
 
@@ -78,8 +79,8 @@ class TestMemory(StoreConformance):
         return f"memory://{tmp_path.name}"
 
     @pytest.fixture(autouse=True)
-    def control(self, request: pytest.FixtureRequest) -> None:
-        if "another_process" in request.fixturenames:
+    def control(self, request: pytest.FixtureRequest, case: Case) -> None:
+        if "another process" in case.clause.needs:
             expect_failure(request, "memory is this process's own")
 
 
@@ -94,8 +95,8 @@ class TestFsspecMemory(StoreConformance):
         fsspec_memory.pseudo_dirs[1:] = []
 
     @pytest.fixture(autouse=True)
-    def control(self, request: pytest.FixtureRequest) -> None:
-        if "another_process" in request.fixturenames:
+    def control(self, request: pytest.FixtureRequest, case: Case) -> None:
+        if "another process" in case.clause.needs:
             expect_failure(request, "memory is this process's own")
 
 
@@ -117,7 +118,7 @@ class TestS3fs(StoreConformance):
 
 
 class TestSftp(StoreConformance):
-    """Without fencing: everything but who wins a race; tests/sftp.py marks what is expected to fail."""
+    """Without fencing: everything but who wins a race."""
 
     pytestmark = pytest.mark.prove  # two minutes
 
@@ -125,30 +126,42 @@ class TestSftp(StoreConformance):
     def url(self, sftp_server: SftpServer, tmp_path: Path) -> str:
         return sftp_server.url(tmp_path / "store", fencing="off")
 
-
-def clauses_of(group: type) -> dict[str, Callable[..., Any]]:
-    return {name: clause for name, clause in inspect.getmembers(group, inspect.isfunction) if name.startswith("test_")}
-
-
-def test_each_fresh_process_clause_is_part_of_the_control() -> None:
-    """What TestMemory must fail follows from the fixtures that a clause asks for; no list of it is kept."""
-    clauses = clauses_of(FreshProcessClauses)
-    assert clauses
-    for name, clause in clauses.items():
-        assert "another_process" in inspect.signature(clause).parameters, name
+    @pytest.fixture(autouse=True)
+    def control(self, request: pytest.FixtureRequest, case: Case) -> None:
+        if "a race" in case.clause.needs:
+            expect_failure(request, "SFTP cannot create a file only if it is absent")
 
 
 def test_each_clause_of_the_package_is_in_the_exam() -> None:
-    """A group that nobody inherits, or a name that two groups have, would be an exam that shrank unseen."""
-    groups = Clauses.__subclasses__()
-    package = Path(str(durable_store_conformance.__file__)).parent
-    written = re.findall(r"^    def (test_\w+)", "".join(map(Path.read_text, package.glob("*.py"))), re.MULTILINE)
-    assert sorted(written) == sorted(clauses_of(StoreConformance))
-    assert {group for group in groups if group is not StoreConformance} <= set(StoreConformance.__mro__)
+    """A module that nobody names would be an exam that shrank unseen."""
+    package = Path(str(durable_store_conformance.clauses.__file__)).parent
+    written = re.findall(r'^@clause\(\s*"([^"]+)"', "".join(map(Path.read_text, package.glob("*.py"))), re.MULTILINE)
+    assert sorted(written) == sorted(clause.id for clause in CLAUSES)
+    assert len(CASES) == sum(len(clause.cases) for clause in CLAUSES) == len(set(map(str, CASES)))
 
 
-@pytest.mark.parametrize("name", ["test_steps_are_newest_first", "another_process", "backend", "_helper"])
-def test_a_clause_or_fixture_that_is_replaced_is_refused(name: str) -> None:
+@pytest.mark.parametrize("clause", CLAUSES, ids=lambda clause: clause.id)
+def test_each_clause_has_its_number_and_the_words_of_a_promise(clause: Clause) -> None:
+    assert re.fullmatch(r"DS-[A-Z]+-\d\d", clause.id)
+    assert clause.group.name in GROUPS
+    assert clause.examine.__doc__
+    said = (name for name in ("backend", "errors", "key", "record", "run", "store"))
+    docstrings = [
+        " ".join(text.split()) for name in said for text in docstrings_of(import_module(f"durable_store.{name}"))
+    ]
+    assert any(clause.promise in text for text in docstrings), clause.promise
+
+
+def docstrings_of(module: ModuleType) -> Iterator[str]:
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+@pytest.mark.parametrize("name", ["test_clause", "_helper"])
+def test_a_part_of_the_exam_that_is_replaced_is_refused(name: str) -> None:
     def define() -> None:
         type("TestMine", (StoreConformance,), {name: None})
 
@@ -168,7 +181,7 @@ def test_an_outsider_sees_the_clause_that_failed_and_both_values(tmp_path: Path)
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert ran.returncode == 1, ran.stdout
-    assert "test_steps_are_newest_first" in ran.stdout
+    assert "DS-STEPS-01-steps_are_newest_first" in ran.stdout
     assert "assert [0, 2, 9, 10, 11, 100] == [100, 11, 10, 9, 2, 0]" in ran.stdout
 
 

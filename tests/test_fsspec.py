@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
+from durable_store_conformance.sharing import in_threads
 
 from durable_store import CheckpointConflict, CheckpointKey, InvalidURL, StoreUnavailable, open_store
 from durable_store.backend import open_backend
 from durable_store_backends.fsspec import FsspecBackend
 from durable_store_backends.fsspec_connection import Connection
 from durable_store_conformance.child import content, race
-from durable_store_conformance.sharing import in_threads
 from tests.fault_proxy import Answer, AnswerAfter, CutRequest, Fault, FaultProxy, LostAnswer, Strip
 from tests.servers import Server, free_ports
 from tests.sftp import SftpServer, make_key

@@ -2,12 +2,10 @@
 
 import unicodedata
 
-import pytest
-
 from durable_store import CheckpointKey
 from durable_store.backend import Backend, open_backend
-from durable_store_conformance.clauses import Clauses
 from durable_store_conformance.process import OtherProcesses
+from durable_store_conformance.registry import clause
 
 _PATHS = [".", "..", "...", ".a", "a.", "a..", "../a", "a/../b", "/", "//", "/a", "a/", "a/b", "a//b", "~", "~root"]
 _ESCAPES = [
@@ -141,44 +139,6 @@ def _record(key: CheckpointKey) -> bytes:
     return repr(key).encode()
 
 
-class IdClauses(Clauses):
-    """Every id is valid on every backend, and each key is kept apart from all others."""
-
-    @pytest.mark.parametrize("names", _GROUPS.values(), ids=_GROUPS.keys())
-    @pytest.mark.parametrize("part", ["goal", "checkpoint"])
-    def test_confusable_ids_are_kept_apart(self, backend: Backend, url: str, part: str, names: list[str]) -> None:
-        """A record of its own under each: each comes back, and keys() gives exactly these."""
-        if part == "goal":
-            keys = [CheckpointKey(name, 0, "agent-0") for name in names]
-        else:
-            keys = [CheckpointKey("goal", 0, name) for name in names]
-        for key in keys:
-            assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
-        _all_are_there(backend, keys)
-        another = open_backend(url)
-        try:
-            _all_are_there(another, keys)
-        finally:
-            another.close()
-
-    def test_keys_that_read_the_same_when_joined_are_kept_apart(self, backend: Backend) -> None:
-        """Where one part ends and the next begins is never guessed."""
-        for key in _SAME_WHEN_JOINED:
-            assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
-        _all_are_there(backend, _SAME_WHEN_JOINED)
-
-    def test_another_process_finds_each_id(self, backend: Backend, another_process: OtherProcesses) -> None:
-        """The same key in another process is the same key: nothing of a name is this process's own."""
-        names = [*_PATHS, *_CONTROLS, *_CASES, *_FORMS, *_SCRIPTS]
-        keys = [CheckpointKey(name, 0, name) for name in names]
-        for key in keys:
-            backend.save(key, 0, _record(key))
-        process = another_process()
-        assert sorted(process.backend("keys")) == sorted(keys)
-        for key in keys:
-            assert process.backend("latest", key) == [0, _record(key)]
-
-
 def _all_are_there(backend: Backend, keys: list[CheckpointKey]) -> None:
     for key in keys:
         assert backend.load(key, 0) == _record(key)
@@ -186,3 +146,41 @@ def _all_are_there(backend: Backend, keys: list[CheckpointKey]) -> None:
     assert sorted(backend.keys()) == sorted(keys)
     for goal in {key.goal_id for key in keys}:
         assert sorted(backend.keys(goal)) == sorted(key for key in keys if key.goal_id == goal)
+
+
+@clause("DS-ID-01", "Every id is valid on every backend or on none.", part=["goal", "checkpoint"], names=_GROUPS)
+def confusable_ids_are_kept_apart(backend: Backend, url: str, part: str, names: list[str]) -> None:
+    """A record of its own under each: each comes back, and keys() gives exactly these."""
+    if part == "goal":
+        keys = [CheckpointKey(name, 0, "agent-0") for name in names]
+    else:
+        keys = [CheckpointKey("goal", 0, name) for name in names]
+    for key in keys:
+        assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
+    _all_are_there(backend, keys)
+    another = open_backend(url)
+    try:
+        _all_are_there(another, keys)
+    finally:
+        another.close()
+
+
+@clause("DS-ID-02", "each under a key and a step")
+def keys_that_read_the_same_when_joined_are_kept_apart(backend: Backend) -> None:
+    """Where one part ends and the next begins is never guessed."""
+    for key in _SAME_WHEN_JOINED:
+        assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
+    _all_are_there(backend, _SAME_WHEN_JOINED)
+
+
+@clause("DS-ID-03", "Whose state this is: the same in every process that works on it, and in no other.")
+def another_process_finds_each_id(backend: Backend, another_process: OtherProcesses) -> None:
+    """The same key in another process is the same key: nothing of a name is this process's own."""
+    names = [*_PATHS, *_CONTROLS, *_CASES, *_FORMS, *_SCRIPTS]
+    keys = [CheckpointKey(name, 0, name) for name in names]
+    for key in keys:
+        backend.save(key, 0, _record(key))
+    process = another_process()
+    assert sorted(process.backend("keys")) == sorted(keys)
+    for key in keys:
+        assert process.backend("latest", key) == [0, _record(key)]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
-from durable_store_conformance.sharing import in_threads
+from durable_store_conformance.clauses.sharing import in_threads
 
 from durable_store import CheckpointConflict, CheckpointKey, InvalidURL, StoreUnavailable, open_store
 from durable_store.backend import open_backend

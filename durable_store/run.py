@@ -114,6 +114,9 @@ class Run:
     signal handler, which may have interrupted a commit). Leaving its `with` block, also by an exception, finishes
     nothing: the next process resumes.
 
+    After its first commit it asks its backend for one save a commit and at most one prune for every `keep` commits, and
+    between them for nothing.
+
     Attributes:
         key: where it commits.
         writer: its identity, in every record that it writes.

@@ -4,11 +4,19 @@ from collections.abc import Callable
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tests.sftp"]
+pytest_plugins = ["durable_store_conformance.plugin", "tests.servers", "tests.sftp"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--prove", action="store_true", help="run the long proofs and print their figures")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test class may name clauses of the exam that are long proofs on its backend."""
+    group = item.getparent(pytest.Class)
+    long: tuple[str, ...] = getattr(group.obj, "prove", ()) if group else ()
+    if any(f"[{clause}-" in item.name for clause in long):
+        item.add_marker(pytest.mark.prove)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,7 +21,7 @@ import orjson
 from durable_store import CheckpointConflict, CheckpointKey, Run, Store, StoreUnavailable
 from durable_store.backend import Backend, open_backend
 from durable_store.record import decode_header, digest_of, encode
-from tests.history import Op
+from durable_store_conformance.history import Op
 
 T = TypeVar("T")
 

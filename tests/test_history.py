@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.history import End, Op, violations
+from durable_store_conformance.history import End, Op, violations
 
 KEY = "goal/0/agent-0"
 RUN: dict[str, int | None] = {KEY: 2}

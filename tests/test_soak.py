@@ -24,6 +24,7 @@ import pytest
 
 from durable_store import CheckpointKey, Store, StoreUnavailable, open_store
 from durable_store.backend import open_backend
+from durable_store_conformance.history import End, Op, violations
 from tests.fault_proxy import (
     Answer,
     AnswerAfter,
@@ -38,7 +39,6 @@ from tests.fault_proxy import (
     Stall,
     Twice,
 )
-from tests.history import End, Op, violations
 from tests.servers import DEADLINE, Server, seaweedfs
 from tests.soaker import AGENT, RACE, RUNS, Journaled, identity
 

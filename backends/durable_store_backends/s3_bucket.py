@@ -30,7 +30,7 @@ from botocore.loaders import Loader, create_loader
 
 from durable_store.errors import InvalidURL, StoreUnavailable
 from durable_store_backends.s3_advice import cause, reason
-from durable_store_backends.s3_errors import ERRORS, answer, end_of_redirects, from_s3, may_be_done, may_pass
+from durable_store_backends.s3_errors import ERRORS, answer, end_of_redirects, from_s3, may_be_done, may_pass, no_content
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -230,10 +230,12 @@ class Bucket:
 
     def _delete(self, name: str, s3: "S3Client") -> None:
         try:
-            s3.delete_object(Bucket=self.name, Key=name)
+            done = s3.delete_object(Bucket=self.name, Key=name)
         except ClientError as err:
             if answer(err) != (404, "NoSuchKey"):
                 raise
+        else:
+            no_content(done)
 
     def _delete_many(self, names: list[str], s3: "S3Client") -> bool:
         """False when the service does not do this."""

@@ -5,6 +5,7 @@ No document lists what the SDK may raise, and its parsers raise whatever comes w
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from botocore.exceptions import (
@@ -69,6 +70,13 @@ def from_s3(found: _Answer, *members: str) -> _Answer:
     if str(found.get("ContentType")).startswith("text/html"):  # consoles give their start page for every address
         raise NotS3("it is a page of HTML")
     return found
+
+
+def no_content(found: Mapping[str, Any]) -> None:
+    """Raises NotS3 unless the answer is of the only status by which S3 says that an object was removed."""
+    status = found["ResponseMetadata"]["HTTPStatusCode"]
+    if status != HTTPStatus.NO_CONTENT:
+        raise NotS3(f"its status is {status} and not 204")
 
 
 def end_of_redirects(response: tuple[Any, Any] | None, operation: Any, **_: object) -> None:

@@ -1,138 +1,40 @@
 """The other process of a clause: a fresh interpreter that does as it is told, line by line.
 
-Run by path, `python -P child.py URL`, so that it imports durable_store and never the suite or pytest. A line on
-stdin is `[on, verb, args, kwargs]`: a verb of its backend, its store, its run or of itself; a line on stdout is
-`{"gave": …}` or `{"error": …}`. It ends with its stdin, so nothing outlives the suite, however the suite dies.
+`python -P -m durable_store_conformance.child URL` imports neither the clauses nor pytest. A line on stdin is
+`[on, verb, args, kwargs]`: a verb of its backend, its store, its run or of itself; a line on stdout is `{"gave": …}` or
+`{"error": …}`. It ends with its stdin, so nothing outlives the suite, however the suite dies.
 """
 
 import base64
-import hashlib
 import json
 import os
+import random
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
 from durable_store import Checkpoint, CheckpointKey, DurableStoreError, Run, Store, open_store
 from durable_store.backend import Backend, open_backend
+from durable_store_conformance.work import (
+    HANGS_AFTER,
+    Lines,
+    Watcher,
+    Writer,
+    die,
+    one_of_many,
+    race,
+    record_of,
+    starved,
+    state_of,
+    told,
+)
 
 Answer = Any
 """What a verb gave, as JSON carries it: bytes and keys as themselves, tuples as lists."""
-
-HANGS_AFTER = 60
-"""Seconds after which a process that has not answered is taken for hung, and killed."""
-
-_SIZES = (1_000_000, 7, 300_000, 4096)
-
-
-def content(name: str, size: int) -> bytes:
-    """A record of this size whose every part tells its name: half of one and half of another equals neither."""
-    unit = hashlib.sha256(name.encode()).hexdigest().encode() + b"\x00\xff\r\n"
-    return (unit * (size // len(unit) + 1))[:size]
-
-
-def record_of(step: int) -> bytes:
-    """The record that a clause keeps at this step: large and small ones take turns."""
-    return content(f"step {step}", _SIZES[step % len(_SIZES)])
-
-
-def state_of(step: int) -> dict[str, Any]:
-    """The state that a clause commits at this step."""
-    return {"turn": step, "messages": [{"role": "tool", "content": f"turn {n}"} for n in range(step % 60 + 1)]}
-
-
-class Watcher:
-    """A thread that reads one key over and over, and notes each broken promise."""
-
-    def __init__(self, backend: Backend, key: CheckpointKey) -> None:
-        self._backend = backend
-        self._key = key
-        self._problems: list[str] = []
-        self._last = -1
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> dict[str, Any]:
-        """The highest step seen, in a look after this call too, and what was wrong."""
-        self._over.set()
-        self._thread.join(HANGS_AFTER)
-        if self._thread.is_alive():
-            self._problems.append("a reader hangs")
-        return {"last": self._last, "problems": self._problems[:5]}
-
-    def _watch(self) -> None:
-        over = False
-        while not over:
-            over = self._over.is_set()
-            try:
-                self._look()
-            except Exception as err:  # noqa: BLE001 - a thread's errors are what it is there to report
-                self._problems.append(f"{type(err).__name__}: {err}")
-
-    def _look(self) -> None:
-        found = self._backend.latest(self._key)
-        if found is None and self._last >= 0:
-            self._problems.append(f"latest was step {self._last}, and then nothing")
-        if found is not None:
-            step, record = found
-            if step < self._last:
-                self._problems.append(f"latest went back from {self._last} to {step}")
-            self._last = max(step, self._last)
-            self._check(step, record)
-        coming = self._last + 1
-        record_there = self._backend.load(self._key, coming)
-        if record_there is not None:
-            self._check(coming, record_there)
-
-    def _check(self, step: int, record: bytes) -> None:
-        if record != record_of(step):
-            self._problems.append(f"step {step} has {len(record)} bytes that are not its record")
-
-
-class Writer:
-    """A thread that saves step after step under one key, so that whatever locks there are, are busy."""
-
-    def __init__(self, backend: Backend, key: CheckpointKey) -> None:
-        self._over = threading.Event()
-        self._saved = 0
-        self._problem: Exception | None = None
-        self._thread = threading.Thread(target=self._write, args=(backend, key), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """How many steps were saved. Raises what stopped it before this call."""
-        self._over.set()
-        self._thread.join(HANGS_AFTER)
-        if self._problem:
-            raise self._problem
-        return self._saved
-
-    def _write(self, backend: Backend, key: CheckpointKey) -> None:
-        try:
-            while not self._over.is_set():
-                backend.save(key, self._saved, content(f"busy {self._saved}", 100))
-                self._saved += 1
-        except Exception as err:  # noqa: BLE001 - `stop` raises it
-            self._problem = err
-
-
-def race(backend: Backend, key: CheckpointKey, name: str, steps: Sequence[int]) -> list[list[Any]]:
-    """Saves a record of its own at each step: `[step, whether ours is there, digest of what is there]` for each."""
-    outcomes: list[list[Any]] = []
-    for step in steps:
-        record = racing_record(name, step)
-        there = backend.save(key, step, record)
-        outcomes.append([step, there == record, hashlib.sha256(there).hexdigest()])
-    return outcomes
-
-
-def racing_record(name: str, step: int) -> bytes:
-    """The record that a racer of this name saves at this step; each tenth is a large one."""
-    return content(f"{name} {step}", 200_000 if step % 10 == 9 else 300)
 
 
 class Child:
@@ -189,6 +91,50 @@ class Child:
             self.run.commit(state_of(self.run.step + 1))
         return self.run.step
 
+    def lines(self, on: str, verb: str, *args: Any, **kwargs: Any) -> int:
+        """Does it, and tells how many lines of Python that takes."""
+        with Lines() as lines:
+            self.do(on, verb, *args, **kwargs)
+        return lines.count
+
+    def die_at(self, line: int, on: str, verb: str, *args: Any, **kwargs: Any) -> None:
+        """Does it, and is killed at this line of it; right after it, when it has fewer."""
+        with Lines(line):
+            self.do(on, verb, *args, **kwargs)
+        die()
+
+    def resume_and_commit(self, *args: Any, **kwargs: Any) -> int:
+        """Resumes a run and commits its next step."""
+        run = self.resume(*args, **kwargs)
+        return run.commit(state_of(run.step + 1))
+
+    def work(self, key: CheckpointKey, name: str, seed: str, count: int) -> list[dict[str, Any]]:
+        """Saves, loads and looks for the latest, so many times in all; what it did and was told, for the checker."""
+        chance = random.Random(seed)  # noqa: S311 - chance, no secret
+        return [one_of_many(self.backend, key, name, number, chance) for number in range(count)]
+
+    def starve(self, limit: str | None, verbs: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+        """Calls these verbs, all at once, of a backend that it opens afresh and lets run into a limit.
+
+        The answers say what each gave, or by which error it failed.
+        """
+        backend = open_backend(self._url)
+        with ThreadPoolExecutor(len(verbs)) as pool:
+            ready = threading.Barrier(len(verbs) + 1)
+
+            def call(verb: str, args: list[Any]) -> dict[str, Any]:
+                ready.wait(HANGS_AFTER)  # a thread may not be startable under the limit
+                ready.wait(HANGS_AFTER)
+                return told(getattr(backend, verb), args)
+
+            calls = {verb: pool.submit(call, verb, args) for verb, args in verbs.items()}
+            ready.wait(HANGS_AFTER)
+            with starved(limit):
+                ready.wait(HANGS_AFTER)
+                answers = {verb: call.result() for verb, call in calls.items()}
+        backend.close()
+        return answers
+
     def race(self, key: CheckpointKey, name: str, steps: Sequence[int]) -> list[list[Any]]:
         """Races the other processes for these steps."""
         return race(self.backend, key, name, steps)
@@ -236,13 +182,15 @@ class Child:
                 self._answers.write(answer)
                 self._answers.flush()
 
+    def do(self, on: str, verb: str, *args: Any, **kwargs: Any) -> Answer:
+        """What a verb gives, or an attribute is."""
+        there = getattr(self if on == "child" else getattr(self, on), verb)
+        return there(*args, **kwargs) if callable(there) else there
+
     def answer(self, on: str, verb: str, args: list[Any] | tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """What a verb gives or how it fails, as a line."""
         try:
-            target = self if on == "child" else getattr(self, on)
-            there = getattr(target, verb)
-            gave = there(*args, **kwargs) if callable(there) else there
-            return _line({"gave": gave})
+            return _line({"gave": self.do(on, verb, *args, **kwargs)})
         except DurableStoreError as err:
             return _line({"error": type(err).__name__, "text": str(err)})
         except Exception:  # noqa: BLE001 - the clause that asked shows it

@@ -3,17 +3,30 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import NamedTuple, NoReturn
 
 from durable_store import Store, open_store
 from durable_store.backend import Backend, open_backend
-from durable_store_conformance.child import HANGS_AFTER
-from durable_store_conformance.clauses import damage, fences, fresh, ids, runs, sharing, stores, verbs
+from durable_store_conformance.clauses import (
+    costs,
+    damage,
+    fences,
+    fresh,
+    ids,
+    kills,
+    outages,
+    runs,
+    sharing,
+    sizes,
+    stores,
+    verbs,
+)
 from durable_store_conformance.process import OtherProcesses
 from durable_store_conformance.registry import Clause, NotEvaluable, clauses_in
+from durable_store_conformance.work import HANGS_AFTER
 
 __all__ = ["CASES", "CLAUSES", "Case", "Exam", "examine"]
 
@@ -28,7 +41,7 @@ class Case(NamedTuple):
         return "-".join(part for part in (self.clause.id, self.clause.name, self.name) if part)
 
 
-CLAUSES = clauses_in(verbs, ids, fresh, sharing, stores, runs, fences, damage)
+CLAUSES = clauses_in(verbs, ids, sizes, fresh, kills, sharing, outages, stores, runs, costs, fences, damage)
 """Every clause there is, in the order of the report."""
 
 CASES = [Case(clause, name) for clause in CLAUSES for name in clause.cases]
@@ -101,7 +114,7 @@ def examine(case: Case, url: str) -> None:
 
 
 @contextmanager
-def _not_hung() -> Iterator[None]:
+def _not_hung() -> Generator[None]:
     """Fails a clause that takes longer than two minutes: a broken backend must not hang the exam."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

@@ -54,7 +54,7 @@ class Op(NamedTuple):
     def of_json(cls, fields: dict[str, Any]) -> Self:
         """What became of its fields in JSON."""
         found: Any = fields["found"] and tuple(fields["found"])
-        steps: Any = tuple(fields["steps"])
+        steps: Any = tuple(fields.get("steps", ()))
         return cls(**{**fields, "found": found, "steps": steps})
 
     def __str__(self) -> str:

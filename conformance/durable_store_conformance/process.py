@@ -10,7 +10,8 @@ from typing import IO, cast
 
 import durable_store
 from durable_store_conformance import child
-from durable_store_conformance.child import HANGS_AFTER, Answer, plain, revived
+from durable_store_conformance.child import Answer, plain, revived
+from durable_store_conformance.work import HANGS_AFTER
 
 
 class ProcessFailed(Exception):
@@ -22,7 +23,7 @@ class AnotherProcess:
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", child.__file__, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", child.__name__, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
@@ -66,6 +67,14 @@ class AnotherProcess:
             rest = self._answers.readlines()
         self._reap()
         return [self._read(line) for line in rest if line.endswith(b"\n")]
+
+    def wait_for_its_death(self) -> None:
+        """Returns when it has ended by itself. Raises ProcessFailed when it gives an answer instead."""
+        with self._killed_when_it_hangs():
+            rest = self._answers.readlines()
+        self._reap()
+        if rest:
+            raise ProcessFailed(f"it was to die, and it said {rest[0]!r}")
 
     def discard(self) -> None:
         """Ends it, if it still lives, and lets go of its pipes."""

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from durable_store import CheckpointKey
 
@@ -45,6 +45,7 @@ GROUPS = {
         Group("ID", "any id is valid, and no two are one", base=True),
         Group("FRESH", "another process finds what one has saved", base=True),
         Group("KILL", "SIGKILL loses nothing that was acknowledged", base=True),
+        Group("OUT", "storage out of reach is never empty storage", base=True),
         Group("DAMAGE", "damaged is never absent", base=True),
         Group("STORE", "checkpoints in, checkpoints out", base=True),
         Group("EPISODE", "attempts at one goal are kept apart", base=True),
@@ -55,6 +56,8 @@ GROUPS = {
         Group("READER", "readers beside writers", base=False),
         Group("THREAD", "threads share a store", base=False),
         Group("FORK", "a forked child uses what it inherits", base=False),
+        Group("SIZE", "large records, long histories, many keys", base=False),
+        Group("COST", "a run goes to its backend no more often than it must", base=False),
     )
 }
 """By their names, in the order of the report."""
@@ -141,4 +144,6 @@ def _each_with_each(cases: Mapping[str, Mapping[str, Any] | Iterable[Any]]) -> I
 
 
 def _by_name(values: Mapping[str, Any] | Iterable[Any]) -> Iterable[tuple[str, Any]]:
-    return values.items() if isinstance(values, Mapping) else [(str(value), value) for value in values]
+    if isinstance(values, Mapping):
+        return cast("Mapping[str, Any]", values).items()
+    return [(str(value), value) for value in values]

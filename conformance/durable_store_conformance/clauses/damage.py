@@ -19,9 +19,9 @@ from durable_store import (
     open_store,
 )
 from durable_store.backend import Backend
-from durable_store_conformance.child import state_of
 from durable_store_conformance.process import OtherProcesses
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import state_of
 
 NEWEST = 3
 

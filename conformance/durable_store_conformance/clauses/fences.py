@@ -3,9 +3,8 @@
 import pytest
 
 from durable_store import CheckpointConflict, Run, Store, open_store
-from durable_store_conformance.child import state_of
-from durable_store_conformance.clauses.sharing import in_threads
 from durable_store_conformance.registry import clause
+from durable_store_conformance.work import in_threads, state_of
 
 
 def _committed(run: Run, count: int) -> Run:

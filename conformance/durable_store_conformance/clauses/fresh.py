@@ -3,15 +3,12 @@
 Every clause here needs a store that processes share.
 """
 
-import random
-
 import pytest
 
-from durable_store import CheckpointConflict, CheckpointKey, CheckpointNotFound, Store
-from durable_store.backend import Backend
-from durable_store_conformance.child import record_of, state_of
+from durable_store import CheckpointConflict, CheckpointNotFound, Store
 from durable_store_conformance.process import OtherProcesses, at_once
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import state_of
 
 
 @clause(
@@ -45,47 +42,6 @@ def a_fresh_process_finds_the_latest_checkpoint(another_process: OtherProcesses)
     assert second.store("save", KEY, 4, state_of(4), meta={"of": 4})["step"] == 4, "a retry after the kill"
     with pytest.raises(CheckpointConflict):
         second.store("save", KEY, 4, {"other": True})
-
-
-@clause(
-    "DS-KILL-01",
-    "When it returns, the checkpoint survives SIGKILL and power loss, and was the newest of its key.",
-    needs="a kill",
-)
-def a_kill_at_a_random_moment_loses_no_acknowledged_commit(backend: Backend, another_process: OtherProcesses) -> None:
-    """The fresh process is at the last acknowledged step, or one further if its answer was on its way."""
-    moments = random.Random(2)  # noqa: S311 - moments, no secrets
-    last = -1
-    for _ in range(8):
-        process = another_process()
-        run = process.ask("resume", "goal", "agent-0", keep=3, initial={})
-        assert last <= run["step"] <= last + 1
-        assert run["state"] == (state_of(run["step"]) if run["step"] >= 0 else {})
-        assert run["skipped"] == []
-        process.tell("child", "commit_on")
-        acknowledged = [run["step"], *(process.answer() for _ in range(moments.randint(1, 25)))]
-        acknowledged += process.kill()
-        assert acknowledged == list(range(run["step"], run["step"] + len(acknowledged)))
-        last = acknowledged[-1]
-    assert len(backend.steps(KEY)) <= 2 * 3 + 8, "more is kept than twice keep and a fence for each process"
-
-
-@clause("DS-KILL-02", "A reader sees all of it or none.", needs="a kill")
-def a_kill_during_a_save_leaves_all_of_a_record_or_none(backend: Backend, another_process: OtherProcesses) -> None:
-    """What was acknowledged is there; what was not is whole or absent, and its step can be saved."""
-    for attempt in range(8):
-        key = CheckpointKey("goal", attempt, "agent-0")
-        process = another_process()
-        process.tell("child", "save_on", key)
-        saved = [process.answer() for _ in range(attempt + 1)]
-        saved += process.kill()
-        for step in saved:
-            assert backend.load(key, step) == record_of(step), f"acknowledged step {step} is lost"
-        under_way = backend.load(key, len(saved))
-        assert under_way in (None, record_of(len(saved)))
-        assert backend.save(key, len(saved), record_of(len(saved))) == record_of(len(saved))
-        assert backend.steps(key) == list(range(len(saved), -1, -1))
-        assert backend.latest(key) == (len(saved), record_of(len(saved)))
 
 
 @clause("DS-FRESH-05", "Takes the goal's newest episode if that is unfinished, else the next number.")

@@ -4,8 +4,8 @@ import pytest
 
 from durable_store import CheckpointConflict, CheckpointKey, CheckpointNotFound, Store, open_store
 from durable_store.backend import Backend
-from durable_store_conformance.child import state_of
 from durable_store_conformance.registry import clause
+from durable_store_conformance.work import state_of
 
 
 def _committed(store: Store, turns: int, *, keep: int | None = 5, goal: str = "goal") -> CheckpointKey:

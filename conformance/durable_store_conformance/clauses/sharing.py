@@ -1,33 +1,29 @@
 """Threads, forked children and other processes on one store: one winner, whole records, never an older latest."""
 
-import hashlib
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from durable_store import CheckpointKey
 from durable_store.backend import Backend, open_backend
-from durable_store_conformance.child import HANGS_AFTER, Watcher, content, race, racing_record, record_of
+from durable_store_conformance.history import Op, violations
 from durable_store_conformance.process import OtherProcesses, at_once
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import (
+    HANGS_AFTER,
+    Watcher,
+    content,
+    digest,
+    in_threads,
+    race,
+    racing_record,
+    record_of,
+)
 
 T = TypeVar("T")
 
 RACERS = 8
 STEPS = range(50)
-
-
-def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
-    """What `work(0)` … `work(count - 1)` return, each in a thread, all let go at once."""
-    start = threading.Barrier(count)
-
-    def together(number: int) -> T:
-        start.wait(30)
-        return work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(together, range(count)))
 
 
 def _one_winner_each(outcomes: dict[str, list[list[Any]]], backend: Backend) -> None:
@@ -36,9 +32,9 @@ def _one_winner_each(outcomes: dict[str, list[list[Any]]], backend: Backend) -> 
         winners = [name for name, seen in outcomes.items() if [step, True] in [line[:2] for line in seen]]
         assert len(winners) == 1, f"step {step} was won by {winners or 'nobody'}"
         record = racing_record(winners[0], step)
-        digest = hashlib.sha256(record).hexdigest()
+        winning = digest(record)
         given = {name: line[2] for name, seen in outcomes.items() for line in seen if line[0] == step}
-        assert given == dict.fromkeys(outcomes, digest), f"step {step} of {winners[0]} was not given to everyone"
+        assert given == dict.fromkeys(outcomes, winning), f"step {step} of {winners[0]} was not given to everyone"
         assert backend.load(KEY, step) == record
     assert backend.steps(KEY) == list(reversed(STEPS))
 
@@ -129,6 +125,20 @@ def another_process_beside_a_writer_that_prunes_always_finds_a_latest(
     reader.ask("watch", KEY)
     _save_and_prune(backend, 80)
     assert reader.ask("stop") == {"last": 79, "problems": []}
+
+
+@clause("DS-THREAD-04", "Safe to share among threads, and safe after `fork()`.")
+def many_threads_share_a_backend(backend: Backend) -> None:
+    """Three score of them: none waits so long that it gives up, and none loses a save."""
+
+    def work(number: int) -> None:
+        key = CheckpointKey("goal", number, "agent-0")
+        for step in range(5):
+            assert backend.save(key, step, f"{number} {step}".encode()) == f"{number} {step}".encode()
+            assert backend.latest(key) == (step, f"{number} {step}".encode())
+
+    in_threads(60, work)
+    assert sorted(backend.keys("goal")) == [CheckpointKey("goal", number, "agent-0") for number in range(60)]
 
 
 @clause("DS-THREAD-02", "Safe to share among threads, and safe after `fork()`.")
@@ -242,6 +252,23 @@ def of_racing_processes_one_wins_each_step(backend: Backend, another_process: Ot
     for name, racer in zip(names, racers, strict=True):
         racer.tell("child", "race", KEY, name, list(STEPS))
     _one_winner_each({name: racer.answer() for name, racer in zip(names, racers, strict=True)}, backend)
+
+
+@clause(
+    "DS-RACE-04",
+    "Atomic among threads, processes and machines: of any number of racers one wins.",
+    needs="a race",
+    seed=range(3),
+)
+def what_processes_saw_can_be_told_in_one_order(backend: Backend, another_process: OtherProcesses, seed: int) -> None:
+    """Of saves, loads and looks for the latest at the same time: each took place at one moment within its call."""
+    processes = another_process.start(4)
+    for number, process in enumerate(processes):
+        process.tell("child", "work", KEY, f"process {number}", f"{seed} {number}", 60)
+    history = [Op.of_json(op) for process in processes for op in process.answer()]
+    end = {step: digest(backend.load(KEY, step) or b"") for step in backend.steps(KEY)}
+    assert violations(history, {str(KEY): end}) == []
+    assert {op.outcome for op in history} >= {"ours", "theirs"}, "nobody met anybody: this shows nothing"
 
 
 @clause("DS-RACE-03", "Atomic among threads, processes and machines: of any number of racers one wins.")

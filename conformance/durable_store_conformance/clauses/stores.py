@@ -13,10 +13,9 @@ from durable_store import (
     StoreUnavailable,
     open_store,
 )
-from durable_store_conformance.child import state_of
-from durable_store_conformance.clauses.sharing import in_threads
 from durable_store_conformance.process import OtherProcesses, at_once
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import in_threads, state_of
 
 _STATE: dict[str, Any] = {
     "text": 'quotes " \\ and \u2028, \U0001f9d1, \0 and \x7f',

@@ -8,8 +8,8 @@ import pytest
 from durable_store import CheckpointKey, StoreUnavailable
 from durable_store.backend import Backend, open_backend
 from durable_store.key import MAX_EPISODE, MAX_STEP
-from durable_store_conformance.child import content
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import content
 
 _ALL_BYTES = bytes(range(256))
 _RECORDS = {

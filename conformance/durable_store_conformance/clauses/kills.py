@@ -1,0 +1,173 @@
+"""SIGKILL: at random moments, and at chosen lines within a verb, from before its first one to after its last."""
+
+import random
+
+from durable_store import CheckpointKey, Store
+from durable_store.backend import Backend
+from durable_store_conformance.process import AnotherProcess, OtherProcesses
+from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.work import record_of, state_of
+
+POINTS = 8
+"""Kills within a verb, beside the one before it and the one after it."""
+
+
+AFTER = 10**9
+"""The line of a kill behind all lines of a verb: it has returned, and the process dies before it can say so."""
+
+
+def _spread(lines: int) -> list[int]:
+    """Where to be killed in what takes so many lines: before the first, at some between, after the last."""
+    return [*(round(lines * point / (POINTS + 1)) for point in range(POINTS + 1)), AFTER]
+
+
+@clause(
+    "DS-KILL-01",
+    "When it returns, the checkpoint survives SIGKILL and power loss, and was the newest of its key.",
+    needs="a kill",
+)
+def a_kill_at_a_random_moment_loses_no_acknowledged_commit(backend: Backend, another_process: OtherProcesses) -> None:
+    """The fresh process is at the last acknowledged step, or one further if its answer was on its way."""
+    moments = random.Random(2)  # noqa: S311 - moments, no secrets
+    last = -1
+    for _ in range(8):
+        process = another_process()
+        run = process.ask("resume", "goal", "agent-0", keep=3, initial={})
+        assert last <= run["step"] <= last + 1
+        assert run["state"] == (state_of(run["step"]) if run["step"] >= 0 else {})
+        assert run["skipped"] == []
+        process.tell("child", "commit_on")
+        acknowledged = [run["step"], *(process.answer() for _ in range(moments.randint(1, 25)))]
+        acknowledged += process.kill()
+        assert acknowledged == list(range(run["step"], run["step"] + len(acknowledged)))
+        last = acknowledged[-1]
+    assert len(backend.steps(KEY)) <= 2 * 3 + 8, "more is kept than twice keep and a fence for each process"
+
+
+@clause("DS-KILL-02", "A reader sees all of it or none.", needs="a kill")
+def a_kill_during_a_save_leaves_all_of_a_record_or_none(backend: Backend, another_process: OtherProcesses) -> None:
+    """What was acknowledged is there; what was not is whole or absent, and its step can be saved."""
+    for attempt in range(8):
+        key = CheckpointKey("goal", attempt, "agent-0")
+        process = another_process()
+        process.tell("child", "save_on", key)
+        saved = [process.answer() for _ in range(attempt + 1)]
+        saved += process.kill()
+        for step in saved:
+            assert backend.load(key, step) == record_of(step), f"acknowledged step {step} is lost"
+        under_way = backend.load(key, len(saved))
+        assert under_way in (None, record_of(len(saved)))
+        assert backend.save(key, len(saved), record_of(len(saved))) == record_of(len(saved))
+        assert backend.steps(key) == list(range(len(saved), -1, -1))
+        assert backend.latest(key) == (len(saved), record_of(len(saved)))
+
+
+@clause("DS-KILL-03", "A reader sees all of it or none.", needs="a kill", steps=[0, 1])
+def a_kill_at_any_line_of_a_save_leaves_all_of_its_record_or_none(
+    backend: Backend, another_process: OtherProcesses, steps: int
+) -> None:
+    """The first save of a process and a later one; what is not there can be saved, and what was there before stays."""
+
+    def key_of(number: int) -> CheckpointKey:
+        return CheckpointKey("goal", number, "agent-0")
+
+    for number, line in enumerate(
+        _spread(another_process().ask("lines", "backend", "save", key_of(999), 0, record_of(2)))
+    ):
+        key = key_of(number)
+        process = another_process()
+        for step in range(steps):
+            process.backend("save", key, step, record_of(step))
+        process.tell("child", "die_at", line, "backend", "save", key, steps, record_of(2))
+        process.wait_for_its_death()
+        there = backend.load(key, steps)
+        assert there in (None, record_of(2)), f"killed at line {line}: {len(there or b'')} bytes are there"
+        assert there or line < AFTER, "killed after the save, and the record is not there"
+        assert backend.save(key, steps, record_of(2)) == record_of(2)
+        assert backend.steps(key) == list(range(steps, -1, -1))
+        assert [backend.load(key, step) for step in range(steps)] == [record_of(step) for step in range(steps)]
+        assert backend.latest(key) == (steps, record_of(2))
+
+
+@clause("DS-KILL-04", "Never visible as a half-removed record.", needs="a kill")
+def a_kill_at_any_line_of_a_prune_leaves_whole_records(backend: Backend, another_process: OtherProcesses) -> None:
+    """The newest above all; pruning again removes the rest."""
+
+    def filled(number: int) -> CheckpointKey:
+        key = CheckpointKey("goal", number, "agent-0")
+        for step in range(6):
+            backend.save(key, step, record_of(step))
+        return key
+
+    for number, line in enumerate(
+        _spread(another_process().ask("lines", "backend", "prune", filled(999), list(range(5))))
+    ):
+        key = filled(number)
+        process = another_process()
+        assert process.backend("latest", key) == [5, record_of(5)]
+        process.tell("child", "die_at", line, "backend", "prune", key, list(range(5)))
+        process.wait_for_its_death()
+        assert backend.latest(key) == (5, record_of(5)), f"killed at line {line}"
+        assert line < AFTER or backend.steps(key) == [5], "killed after the prune, and some steps are there"
+        for step in range(5):
+            assert backend.load(key, step) in (None, record_of(step)), f"killed at line {line}"
+        assert [step for step in range(5, -1, -1) if backend.load(key, step) is not None] == backend.steps(key)
+        backend.prune(key, range(5))
+        assert backend.steps(key) == [5]
+
+
+@clause(
+    "DS-KILL-05",
+    "The run of a checkpoint id, from its last committed step; if it has none, a new one with `initial` as state.",
+    needs="a kill",
+)
+def a_kill_at_any_line_of_a_resume_and_its_first_commit_loses_nothing(
+    store: Store, another_process: OtherProcesses
+) -> None:
+    """Of a new goal, and of one with a history: a fresh process is at the last step, or at the one under way."""
+    lines = another_process().ask("lines", "child", "resume_and_commit", "another goal", "agent-0")
+    for number, line in enumerate(_spread(lines)):
+        for goal, before in ((f"new {number}", -1), (f"old {number}", 2)):
+            if before >= 0:
+                with store.resume(goal, "agent-0") as run:
+                    for step in range(before + 1):
+                        run.commit(state_of(step))
+            process = another_process()
+            process.tell("child", "die_at", line, "child", "resume_and_commit", goal, "agent-0")
+            process.wait_for_its_death()
+            with store.resume(goal, "agent-0") as run:
+                assert run.step in (before, before + 1), f"killed at line {line}"
+                assert run.step > before or line < AFTER, "killed after the commit, and it is not there"
+                assert run.state == (state_of(run.step) if run.step >= 0 else None)
+                assert run.skipped == ()
+                assert run.commit(state_of(run.step + 1)) in (before + 1, before + 2)
+            assert [episode.id for episode in store.episodes(goal)] == [0]
+
+
+@clause(
+    "DS-KILL-06",
+    "The closing record is the decision: of two that finish one wins, and nobody commits after it.",
+    needs="a kill",
+)
+def a_kill_at_any_line_of_a_finish_leaves_it_finished_or_running(store: Store, another_process: OtherProcesses) -> None:
+    """Running, it goes on at its last step; finished, it has its result, and a resume starts the next attempt."""
+
+    def running(goal: str) -> AnotherProcess:
+        process = another_process()
+        process.ask("resume", goal, "agent-0")
+        process.ask("commits", 2)
+        return process
+
+    lines = running("counted").ask("lines", "run", "finish", "done")
+    for number, line in enumerate(_spread(lines)):
+        goal = f"goal {number}"
+        process = running(goal)
+        process.tell("child", "die_at", line, "run", "finish", "done")
+        process.wait_for_its_death()
+        with store.resume(goal, "agent-0", initial=None) as run:
+            if run.key.episode_id == 0:
+                assert (run.step, run.state, run.finished) == (1, state_of(1), False), f"killed at line {line}"
+                run.finish("done")
+            else:
+                assert (run.key.episode_id, run.step, run.state) == (1, -1, None), f"killed at line {line}"
+        assert [(episode.status, episode.result) for episode in store.episodes(goal)] == [("finished", "done")]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
@@ -94,7 +94,7 @@ def told(verb: Callable[..., Any], args: list[Any]) -> dict[str, Any]:
     """What a verb gives, or by which error it fails."""
     try:
         gave: Any = verb(*args)
-        return {"gave": list[Any](gave) if isinstance(gave, Iterator) else gave}
+        return {"gave": list(gave) if verb.__name__ == "keys" else gave}
     except StoreUnavailable as err:
         return {"error": "StoreUnavailable", "maybe_saved": err.maybe_saved}
     except Exception:  # noqa: BLE001 - the clause that asked shows it

@@ -143,6 +143,7 @@ class Worker:
         for goal, keep in RUNS.items():
             if self._happens(0.4):
                 self._go_on(goal, keep, commits=self._rng.randint(1, 4))
+        self._go_on(f"alone-{self._name}", None, commits=1)  # where nobody takes the step of which it is in doubt
 
     def _race(self, step: int) -> None:
         """Wants the step, gives up after a refusal or sometimes in doubt, and has a look around."""

@@ -54,7 +54,8 @@ class Weather:
     """What the requests of one process meet: mostly nothing, now and then a fault, and in a storm nothing else.
 
     A storm breaks at a PUT and lasts longer than all attempts of a request, so that outcomes stay unknown. It brings
-    all sorts of harm, or one. Some lose the answer of that PUT and then hit only GETs: no record can be read back.
+    all sorts of harm, or one. Some lose the answer of that PUT and then hit only GETs: no record can be read back. Some
+    hit only PUTs, of which one lands late: nothing is there when the record is read back, and then it is.
     """
 
     def __init__(self, seed: str, seconds: float) -> None:
@@ -64,7 +65,7 @@ class Weather:
         self._calm = self._rng.randint(5, 30)  # for so many PUTs more
         self._storm = 0  # for so many faults more
         self._sorts: Collection[str] = ()  # of faults in this storm
-        self._only_reads = False
+        self._only = ""  # requests of this kind
         self._deck: list[str] = []  # each sort comes once before any comes again
         self._lock = threading.Lock()
 
@@ -83,13 +84,18 @@ class Weather:
         if self._calm >= 0:
             return None
         self._calm, self._storm = self._rng.randint(15, 75), self._rng.randint(5, 10)
-        self._only_reads = self._rng.random() < 0.3
+        self._only = self._rng.choices(["GET", "PUT", ""], [3, 2, 5])[0]
         self._sorts = HARMS if self._rng.random() < 0.5 else [self._rng.choice(HARMS)]
-        return "lost answer" if self._only_reads else self._rng.choice(self._sorts)
+        if self._only == "PUT":
+            self._storm = 2 * ATTEMPTS - 2
+            return "503"
+        return "lost answer" if self._only == "GET" else self._rng.choice(self._sorts)
 
     def _go_on(self, request: Request, faults: Collection[str]) -> str | None:
-        if self._storm and (request.kind == "GET" or not self._only_reads):
+        if self._storm and self._only in ("", request.kind):
             self._storm -= 1
+            if self._only == "PUT":
+                return "late" if self._storm == ATTEMPTS - 1 else "503"
             return self._rng.choice([sort for sort in self._sorts if sort in faults] or ["503"])
         if self._storm or self._rng.random() > (0.06 if request.kind == "PUT" else 0.02):
             return None

@@ -68,16 +68,17 @@ def a_kill_at_any_line_of_a_save_leaves_all_of_its_record_or_none(
 ) -> None:
     """The first save of a process and a later one; what is not there can be saved, and what was there before stays."""
 
-    def key_of(number: int) -> CheckpointKey:
-        return CheckpointKey("goal", number, "agent-0")
-
-    for number, line in enumerate(
-        _spread(another_process().ask("lines", "backend", "save", key_of(999), 0, record_of(2)))
-    ):
-        key = key_of(number)
+    def ready(key: CheckpointKey) -> AnotherProcess:
         process = another_process()
         for step in range(steps):
             process.backend("save", key, step, record_of(step))
+        return process
+
+    counted = CheckpointKey("goal", 999, "agent-0")
+    lines = ready(counted).ask("lines", "backend", "save", counted, steps, record_of(2))
+    for number, line in enumerate(_spread(lines)):
+        key = CheckpointKey("goal", number, "agent-0")
+        process = ready(key)
         process.tell("child", "die_at", line, "backend", "save", key, steps, record_of(2))
         process.wait_for_its_death()
         there = backend.load(key, steps)
@@ -93,18 +94,18 @@ def a_kill_at_any_line_of_a_save_leaves_all_of_its_record_or_none(
 def a_kill_at_any_line_of_a_prune_leaves_whole_records(backend: Backend, another_process: OtherProcesses) -> None:
     """The newest above all; pruning again removes the rest."""
 
-    def filled(number: int) -> CheckpointKey:
-        key = CheckpointKey("goal", number, "agent-0")
+    def ready(key: CheckpointKey) -> AnotherProcess:
         for step in range(6):
             backend.save(key, step, record_of(step))
-        return key
-
-    for number, line in enumerate(
-        _spread(another_process().ask("lines", "backend", "prune", filled(999), list(range(5))))
-    ):
-        key = filled(number)
         process = another_process()
         assert process.backend("latest", key) == [5, record_of(5)]
+        return process
+
+    counted = CheckpointKey("goal", 999, "agent-0")
+    lines = ready(counted).ask("lines", "backend", "prune", counted, list(range(5)))
+    for number, line in enumerate(_spread(lines)):
+        key = CheckpointKey("goal", number, "agent-0")
+        process = ready(key)
         process.tell("child", "die_at", line, "backend", "prune", key, list(range(5)))
         process.wait_for_its_death()
         assert backend.latest(key) == (5, record_of(5)), f"killed at line {line}"

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import logging
 
 MAX_KEEP = 500
+_LAST: Any = object()
 
 
 def resume(backend: Backend, key: CheckpointKey, *, joins: bool, keep: int | None, initial: object) -> "Run":
@@ -147,6 +148,7 @@ class Run:
         self._episode = episode
         self._registration = registration
         self._json = initial
+        self._meta = b"{}"
         self._next = 0
         self._prev: tuple[int, str] | None = None
         self._live: list[int] = []  # the steps that retention may remove: all that is kept, besides fences
@@ -161,6 +163,7 @@ class Run:
             self.step = header.step
             self.skipped = found.skipped
             self._json = found.record.json
+            self._meta = meta_json(header.meta)
             self._next = found.highest + 1
             self._prev = (header.step, found.record.digest)
             self._live = list(header.live)
@@ -184,6 +187,12 @@ class Run:
     def state(self) -> Any:
         """What was committed last, or `initial`; decoded afresh at each access, never an alias."""
         return orjson.loads(self._json)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was committed with that state; decoded afresh at each access, empty on a new run."""
+        meta: dict[str, Any] = orjson.loads(self._meta)
+        return meta
 
     @property
     def finished(self) -> bool:
@@ -224,14 +233,22 @@ class Run:
         record = read(self._backend, self.key, to_step)
         return self._commit(record.json, meta_json(record.header.meta), None)
 
-    def finish(self, result: object = None, *, error: object = None) -> None:
+    def finish(
+        self,
+        result: object = None,
+        *,
+        error: object = None,
+        state: object = _LAST,
+        meta: dict[str, Any] | None = None,
+    ) -> None:
         """Closes the key with its last state and a result; with `error`, as failed, and the error's text is the result.
 
-        The closing record is the decision: of two that finish one wins, and nobody commits after it. If this run is the
+        With `state` it is closed with that one, and with `meta`, in one commit: no process finds it there and open. The
+        closing record is the decision: of two that finish one wins, and nobody commits after it. If this run is the
         episode's root, or the episode has none, the episode has ended, and the next resume starts a new one.
 
         Raises:
-            InvalidState: JSON cannot hold the result, or it takes more than 32 KiB.
+            InvalidState: JSON cannot hold the result, or it takes more than 32 KiB; or the state or meta.
             CheckpointConflict: another process has taken over, or it is finished with another result.
             StoreUnavailable: with `maybe_saved` it can only be repeated as a finish.
         """
@@ -242,11 +259,11 @@ class Run:
         else:
             text = str(error) or (type(error).__name__ if isinstance(error, BaseException) else "")
             closing = closing_json("failed", text.encode(errors="replace").decode())
-        self._commit(None, b"{}", closing)
+        self._commit(None if state is _LAST else to_json(state), None if meta is None else meta_json(meta), closing)
         self._end_episode()
 
-    def _commit(self, json: bytes | None, meta: bytes, closing: bytes | None) -> int:
-        """Sends one record, after what is still open is settled; without `json`, of the last state."""
+    def _commit(self, json: bytes | None, meta: bytes | None, closing: bytes | None) -> int:
+        """Sends one record, after what is still open is settled; without `json` or `meta`, of the last ones."""
         self._check_usable()
         with self._lock:
             self._check_usable()  # again: the thread before us may have been refused
@@ -264,6 +281,7 @@ class Run:
                     return self.step
                 raise CheckpointConflict(f"{self.key} was closed at step {self.step}: nobody commits to it any more")
             json = self._json if json is None else json
+            meta = self._meta if meta is None else meta
             live = [] if self.keep is None else [*self._live, self._next] if self._has_fence else self._live
             record = encode(
                 self.key,
@@ -331,6 +349,7 @@ class Run:
         self._next = sent.step + 1
         self._prev = (sent.step, digest_of(sent.record))
         self._json = sent.json
+        self._meta = sent.meta
         self._live = sent.live
         self._closing = sent.closing
         self._has_fence = True

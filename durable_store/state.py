@@ -11,6 +11,7 @@ import bisect
 import marshal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from math import isfinite, isnan
@@ -29,16 +30,25 @@ MAX_DEPTH = 250
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The JSON of a value, as `to_json` has made it: it stands for that value wherever one is to be encoded."""
+
+    json: bytes
+
+
 def to_json(value: object, *, name: str = "$") -> bytes:
     """The value as compact UTF-8 JSON.
 
     Takes dicts with string keys, lists, tuples (they come back as lists), strings, ints from -2**63 to 2**64-1,
-    finite floats, bools, None, and Enum members (their values come back).
+    finite floats, bools, None, and Enum members (their values come back). What is `Encoded` is that already.
 
     Raises:
         InvalidState: anything else, nesting beyond 250, or more than 1 GiB; with the path of the first offender,
             `$.messages[3].score: NaN`. `name` stands at the path's beginning.
     """
+    if type(value) is Encoded:
+        return value.json
     marshalled = _marshal(value)
     try:
         if marshalled is None:

@@ -1,0 +1,189 @@
+"""Several attempts at one goal, the best of which wins."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from durable_store.aio import AsyncStore
+from durable_store.episode import Episode
+from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
+from durable_store.key import CheckpointKey
+from durable_store.runtime.agents import Agent, Life
+from durable_store.runtime.budget import Budget, BudgetExceeded
+from durable_store.runtime.keeping import Swarm, opened
+from durable_store.store import Store
+
+_ENDS_ALL = (BudgetExceeded, CheckpointConflict, StoreUnavailable)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt.
+
+    Attributes:
+        number: 0, 1 …
+        episode_id: where it is kept.
+        result: what it finished with; None if it raised.
+        score: of the result; None if it raised.
+        turns: how many it took.
+        error: what it raised. It stays open: calling again resumes it.
+    """
+
+    number: int
+    episode_id: int
+    result: Any = None
+    score: Any = None
+    turns: int = 0
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """All attempts, and the one with the best score; of equal ones the earlier."""
+
+    winner: Attempt
+    attempts: list[Attempt]
+    budget: Budget
+
+
+async def run_goal_best_of_n(
+    goal_id: str | int,
+    make_agent: Callable[[int], Agent],
+    n: int,
+    *,
+    score: Callable[[Any], Any],
+    store: Store | AsyncStore | None,
+    concurrency: int = 1,
+    budget: Budget | None = None,
+    state: object = None,
+    keep: int | None = 5,
+) -> BestOfN:
+    """Lets n agents attempt one goal, each in an episode of its own, and returns the best.
+
+    Killed and called again, an attempt that was under way goes on behind its last turn, finished ones are not run again
+    (results and scores come from the store), and the others begin. That holds when all are finished, too: for another
+    n attempts take another goal. No attempt sees or inherits what another one has committed.
+
+    Args:
+        goal_id: what is being attempted.
+        make_agent: the agent of an attempt, by its number; a fresh one for each.
+        n: how many attempts.
+        score: of a result; the highest wins. May be a coroutine function.
+        store: where turns are committed; None keeps nothing.
+        concurrency: how many attempts are under way at the same time.
+        budget: its caps hold for all attempts together, over all processes.
+        state: what each attempt begins with.
+        keep: as in `run_goal`.
+
+    Raises:
+        BudgetExceeded, CheckpointConflict, StoreUnavailable: all attempts were ended at their last turn.
+        Exception: of the first attempt, when all have raised. One that raised while another one finished is told in
+            its Attempt.
+    """
+    for name, count in (("n", n), ("concurrency", concurrency)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InvalidArgument(f"{name} must be an int of at least 1, not {shown(count)}")
+    whole = (budget or Budget()).fresh()
+    async with opened(store) as kept_in:
+        there = await _found(kept_in, goal_id, n)
+        at_once = asyncio.Semaphore(concurrency)
+        attempting = _Attempting(kept_in, goal_id, keep, state, score, whole)
+
+        async def attempt(number: int) -> Attempt:
+            async with at_once:
+                return await attempting.attempt(number, make_agent(number), there.get(number))
+
+        attempts = await _all([asyncio.ensure_future(attempt(number)) for number in range(n)])
+    finished = [attempt for attempt in attempts if attempt.error is None]
+    if not finished:
+        raise next(attempt.error for attempt in attempts if attempt.error)
+    return BestOfN(max(finished, key=lambda attempt: attempt.score), attempts, whole)
+
+
+@dataclass(frozen=True)
+class _Attempting:
+    """What all attempts have in common."""
+
+    store: AsyncStore | None
+    goal_id: str | int
+    keep: int | None
+    state: object
+    score: Callable[[Any], Any]
+    budget: Budget
+
+    async def attempt(self, number: int, agent: Agent, begun: "_Begun | None") -> Attempt:
+        """Goes on with an attempt, or begins it, or tells what came of it."""
+        if begun and begun.episode.status == "finished":
+            self.budget.child().restore(begun.meta["budget"])
+            result = begun.episode.result
+            scored = await self._scored(begun.episode.id, agent, result)
+            return Attempt(number, begun.episode.id, result, scored, begun.meta["turn"])
+        swarm = Swarm(self.store, self.goal_id, keep=self.keep, fail_open=False)
+        swarm.episode_id = begun.episode.id if begun else None
+        life = Life(swarm, agent, agent.checkpoint_id, self.state, self.budget.child(), None)
+        life.marks["attempt"] = number
+        try:
+            await life.begin(afresh=begun is None)
+            outcome = await life.live()
+            scored = await self._scored(swarm.episode_id or 0, agent, outcome.result)
+        except _ENDS_ALL:
+            raise
+        except Exception as err:  # noqa: BLE001 - told in the attempt
+            return Attempt(number, swarm.episode_id or 0, turns=life.turns, error=err)
+        return Attempt(number, swarm.episode_id or 0, outcome.result, scored, outcome.turns)
+
+    async def _scored(self, episode_id: int, agent: Agent, result: Any) -> Any:
+        """The score of a result: the one in the store, or a new one, which is then kept there."""
+        key = CheckpointKey(self.goal_id, episode_id, f"{agent.checkpoint_id}.score")
+        if self.store:
+            try:
+                return (await self.store.load(key, 0)).state["score"]
+            except CheckpointNotFound:
+                pass
+        scored = self.score(result)
+        if inspect.isawaitable(scored):
+            scored = await scored
+        if self.store:
+            await self.store.save(key, 0, {"score": scored})
+        return scored
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An attempt that an earlier process has begun, and what its last commit says of it."""
+
+    episode: Episode
+    meta: dict[str, Any]
+
+
+async def _found(store: AsyncStore | None, goal_id: str | int, n: int) -> dict[int, _Begun]:
+    """The attempts that were begun, by their numbers.
+
+    An episode that was started and has no record yet is of nobody: the next attempt to begin takes it.
+    """
+    found: dict[int, _Begun] = {}
+    unused: list[_Begun] = []
+    for episode in await store.episodes(goal_id) if store else ():
+        if store is None or episode.status not in ("running", "finished") or not episode.root:
+            continue
+        latest = await store.latest(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=True)
+        if latest is None:
+            unused.append(_Begun(episode, {}))
+        elif "attempt" in latest.meta:
+            found.setdefault(latest.meta["attempt"], _Begun(episode, latest.meta))
+    for number in range(n):
+        if number not in found and unused:
+            found[number] = unused.pop()
+    return found
+
+
+async def _all(attempts: list["asyncio.Task[Attempt]"]) -> list[Attempt]:
+    """All of them; whatever ends all of them ends the others first."""
+    try:
+        return list(await asyncio.gather(*attempts))
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from durable_store.cli.conformance import conformance
 from durable_store.cli.demo import demo
 from durable_store.cli.look import history, ls, show
 from durable_store.cli.output import Failure, printable
@@ -23,6 +24,7 @@ for command, example in (
     (ls, "durable-store ls sqlite:///runs.db"),
     (history, "durable-store history sqlite:///runs.db PROJ-1/0/orchestrator-0"),
     (show, "durable-store show sqlite:///runs.db PROJ-1/0/orchestrator-0 --step 12 --json"),
+    (conformance, "durable-store conformance sqlite:///exam.db --only DS-SAVE"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 

@@ -190,7 +190,8 @@ class _Threads:
     def run(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
         """Calls a verb in a thread, beginning when this is awaited."""
         context = contextvars.copy_context()
-        return self._awaited(partial(context.run, verb, *args, **kwargs))
+        call: Callable[[], T] = partial(verb, *args, **kwargs)
+        return self._awaited(lambda: context.run(call))
 
     def end(self) -> None:
         """Lets go of the threads."""

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# cli → runtime → run → store → {episode, reading, record, backend} → {state, key, errors}.
+# cli → runtime → aio → run → store → {episode, reading, record, backend} → {state, key, errors}.
 LAYERS = [
     {"errors"},
     {"key"},
@@ -21,6 +21,8 @@ LAYERS = [
     {"episode"},
     {"store"},
     {"run"},
+    {"aio"},
+    {"runtime"},
     {"cli"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

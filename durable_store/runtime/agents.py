@@ -191,9 +191,9 @@ class Life:
         self.context: SwarmContext
         self.effects: Effects
         self._parent = parent
-        self.turns = 0
-        self._spawned = 0
-        self._effects = 0
+        self.turns: int = 0
+        self._spawned: int = 0
+        self._effects: int = 0
         self._children: list[Child] = []
 
     async def begin(self, *, afresh: bool = False) -> None:
@@ -210,7 +210,7 @@ class Life:
     async def live(self) -> Outcome:
         """Acts until the agent has finished."""
         kept, came_from = self.kept, self.kept.step if self.kept.step >= 0 else None
-        begun = kept.meta.get("begun", [])
+        begun: list[dict[str, Any]] = kept.meta.get("begun", [])
         if came_from is None and self._parent is None:
             await kept.commit(kept.state, self._book(at_boundary=True))  # the episode is there before anybody joins it
         while not kept.finished:

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from durable_store.aio import AsyncStore
 from durable_store.errors import DurableStoreError, InvalidArgument
@@ -103,10 +103,11 @@ def _look_at_drift(before: Any, now: object, on_drift: str) -> None:
 
 
 def _difference(before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [name for name in {**before, **now} if not same_json(before.get(name), now.get(name))]
-        return ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
-    return f"it was {before!r} and is {now!r}"
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"it was {before!r} and is {now!r}"
+    old, new = cast("dict[str, Any]", before), cast("dict[str, Any]", now)
+    names = [name for name in {**old, **new} if not same_json(old.get(name), new.get(name))]
+    return ", ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in names)
 
 
 def _one_of(name: str, value: object, *known: str) -> None:

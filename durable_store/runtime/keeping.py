@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
-
 from durable_store.aio import AsyncRun, AsyncStore
 from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable
 from durable_store.key import CheckpointKey
@@ -102,13 +100,13 @@ class Kept:
 
     async def finish(self, result: object, state: Encoded, meta: Mapping[str, Any]) -> None:
         """Closes the agent's key with its last state and its result."""
-        self.finished, self.result = True, orjson.loads(to_json(result, name="result"))
         self.state, self.meta = state, dict(meta)
         try:
             if await self._is_there() and self._run:
                 await self._run.finish(result, state=state, meta=dict(meta))
         except StoreUnavailable as err:
             self._swarm.unreachable(err)
+        self.finished, self.result = True, result
 
     async def effect(self, number: int) -> Any:
         """The recorded result of an effect, as `{"result": …}`, or None if there is none."""

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check prove clean
+.PHONY: demo test check prove matrix clean
 
 demo: .venv/bin/durable-store  ## an agent is killed five times and ends where it would have ended
 	$(BIN)/durable-store demo
@@ -13,11 +13,14 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
+	$(BIN)/mypy tests benchmarks examples
 	$(BIN)/basedpyright
 
 prove: .venv/ready  ## the long proofs, with a figure each; never part of CI
 	$(BIN)/pytest -m prove --prove -n 2 --dist worksteal -q
+
+matrix: .venv/ready  ## which clause finds which broken backend out, into docs/CONFORMANCE.md; takes half an hour
+	$(BIN)/python -m tests.mutants.matrix
 
 clean:
 	rm -rf .venv
@@ -31,3 +34,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ .venv/bin/durable-store
+
+.PHONY: scorecard
+scorecard: .venv/ready  ## asks checkpoint stores of other projects, writes docs/SCORECARD.md
+	$(BIN)/python -m benchmarks.scorecard

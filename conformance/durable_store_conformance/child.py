@@ -103,6 +103,20 @@ class Child:
             self.do(on, verb, *args, **kwargs)
         die()
 
+    def die_in_fork(self, line: int, on: str, verb: str, *args: Any) -> bool:
+        """Forks; the forked process does it, and is killed at this line of it. Whether it died so."""
+        forked = os.fork()
+        if forked == 0:
+            signal.alarm(HANGS_AFTER // 2)
+            try:
+                self.die_at(line, on, verb, *args)
+            except BaseException:  # noqa: BLE001 - the process that is forked has nobody else to tell
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(forked, 0)
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
     def resume_and_commit(self, *args: Any, **kwargs: Any) -> int:
         """Resumes a run and commits its next step."""
         run = self.resume(*args, **kwargs)
@@ -139,9 +153,9 @@ class Child:
         """Races the other processes for these steps."""
         return race(self.backend, key, name, steps)
 
-    def watch(self, key: CheckpointKey) -> None:
+    def watch(self, key: CheckpointKey, last: int = -1) -> None:
         """Starts to read a key over and over; `stop` says what was seen."""
-        self._thread = Watcher(self.backend, key)
+        self._thread = Watcher(self.backend, key, last)
 
     def write(self, key: CheckpointKey) -> None:
         """Starts to save under a key in a thread; `stop` says how many steps."""

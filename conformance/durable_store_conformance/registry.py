@@ -104,21 +104,20 @@ class Clause:
 
 
 def clause(
-    number: str, promise: str, *, needs: Need | None = None, **cases: Mapping[str, Any] | Iterable[Any]
+    number: str, promise: str, *, needs: Need | tuple[Need, ...] = (), **cases: Mapping[str, Any] | Iterable[Any]
 ) -> Callable[[Callable[..., None]], Clause]:
     """Makes a function the clause of this number.
 
     Args:
         number: its id.
         promise: a part of a docstring of durable_store, word for word.
-        needs: a kill, a race or a fork; that it needs another process is seen from its parameters.
+        needs: a kill, a race or a fork, or several; that it needs another process is seen from its parameters.
         cases: for a parameter, the values that it takes, by name or in their own words. Of several, each with each.
     """
 
     def of(examine: Callable[..., None]) -> Clause:
         found: set[Need] = {"another process"} if "another_process" in inspect.signature(examine).parameters else set()
-        if needs:
-            found.add(needs)
+        found.update((needs,) if isinstance(needs, str) else needs)
         return Clause(number, promise, examine, dict(_each_with_each(cases)), frozenset(found))
 
     return of

@@ -114,13 +114,13 @@ def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
 
 
 class Watcher:
-    """A thread that reads one key over and over, and notes each broken promise."""
+    """A thread that reads one key over and over, from a step that is there, and notes each broken promise."""
 
-    def __init__(self, backend: Backend, key: CheckpointKey) -> None:
+    def __init__(self, backend: Backend, key: CheckpointKey, last: int = -1) -> None:
         self._backend = backend
         self._key = key
         self._problems: list[str] = []
-        self._last = -1
+        self._last = last
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()

@@ -1,6 +1,7 @@
 """SIGKILL: at random moments, and at chosen lines within a verb, from before its first one to after its last."""
 
 import random
+import time
 
 from durable_store import CheckpointKey, Store
 from durable_store.backend import Backend
@@ -8,17 +9,13 @@ from durable_store_conformance.process import AnotherProcess, OtherProcesses
 from durable_store_conformance.registry import KEY, clause
 from durable_store_conformance.work import record_of, state_of
 
-POINTS = 8
-"""Kills within a verb, beside the one before it and the one after it."""
-
-
 AFTER = 10**9
 """The line of a kill behind all lines of a verb: it has returned, and the process dies before it can say so."""
 
 
-def _spread(lines: int) -> list[int]:
+def _spread(lines: int, points: int = 40) -> list[int]:
     """Where to be killed in what takes so many lines: before the first, at some between, after the last."""
-    return [*(round(lines * point / (POINTS + 1)) for point in range(POINTS + 1)), AFTER]
+    return [*(round(lines * point / (points + 1)) for point in range(points + 1)), AFTER]
 
 
 @clause(
@@ -52,6 +49,7 @@ def a_kill_during_a_save_leaves_all_of_a_record_or_none(backend: Backend, anothe
         process = another_process()
         process.tell("child", "save_on", key)
         saved = [process.answer() for _ in range(attempt + 1)]
+        time.sleep(attempt / 1000)  # or it dies before it has begun to write
         saved += process.kill()
         for step in saved:
             assert backend.load(key, step) == record_of(step), f"acknowledged step {step} is lost"
@@ -62,52 +60,48 @@ def a_kill_during_a_save_leaves_all_of_a_record_or_none(backend: Backend, anothe
         assert backend.latest(key) == (len(saved), record_of(len(saved)))
 
 
-@clause("DS-KILL-03", "A reader sees all of it or none.", needs="a kill", steps=[0, 1])
+@clause(
+    "DS-KILL-03", "A reader sees all of it or none.", needs=("a kill", "a fork"), warm={"first": False, "later": True}
+)
 def a_kill_at_any_line_of_a_save_leaves_all_of_its_record_or_none(
-    backend: Backend, another_process: OtherProcesses, steps: int
+    backend: Backend, another_process: OtherProcesses, warm: bool
 ) -> None:
-    """The first save of a process and a later one; what is not there can be saved, and what was there before stays."""
-
-    def ready(key: CheckpointKey) -> AnotherProcess:
-        process = another_process()
-        for step in range(steps):
-            process.backend("save", key, step, record_of(step))
-        return process
-
+    """A process's first save and a later one; what is not there can be saved, and what was there before stays."""
+    process = another_process()
+    process.store("latest", KEY)  # it has imported what it needs, and its backend is another object
+    if warm:
+        process.backend("save", KEY, 0, record_of(0))
     counted = CheckpointKey("goal", 999, "agent-0")
-    lines = ready(counted).ask("lines", "backend", "save", counted, steps, record_of(2))
+    lines = process.ask("fork", "child", "lines", "backend", "save", counted, 1, record_of(2))
     for number, line in enumerate(_spread(lines)):
         key = CheckpointKey("goal", number, "agent-0")
-        process = ready(key)
-        process.tell("child", "die_at", line, "backend", "save", key, steps, record_of(2))
-        process.wait_for_its_death()
-        there = backend.load(key, steps)
+        backend.save(key, 0, record_of(0))
+        assert process.ask("die_in_fork", line, "backend", "save", key, 1, record_of(2))
+        there = backend.load(key, 1)
         assert there in (None, record_of(2)), f"killed at line {line}: {len(there or b'')} bytes are there"
         assert there or line < AFTER, "killed after the save, and the record is not there"
-        assert backend.save(key, steps, record_of(2)) == record_of(2)
-        assert backend.steps(key) == list(range(steps, -1, -1))
-        assert [backend.load(key, step) for step in range(steps)] == [record_of(step) for step in range(steps)]
-        assert backend.latest(key) == (steps, record_of(2))
+        assert backend.save(key, 1, record_of(2)) == record_of(2)
+        assert backend.steps(key) == [1, 0]
+        assert backend.load(key, 0) == record_of(0)
+        assert backend.latest(key) == (1, record_of(2))
 
 
-@clause("DS-KILL-04", "Never visible as a half-removed record.", needs="a kill")
+@clause("DS-KILL-04", "Never visible as a half-removed record.", needs=("a kill", "a fork"))
 def a_kill_at_any_line_of_a_prune_leaves_whole_records(backend: Backend, another_process: OtherProcesses) -> None:
     """The newest above all; pruning again removes the rest."""
+    process = another_process()
 
-    def ready(key: CheckpointKey) -> AnotherProcess:
+    def filled(number: int) -> CheckpointKey:
+        key = CheckpointKey("goal", number, "agent-0")
         for step in range(6):
             backend.save(key, step, record_of(step))
-        process = another_process()
         assert process.backend("latest", key) == [5, record_of(5)]
-        return process
+        return key
 
-    counted = CheckpointKey("goal", 999, "agent-0")
-    lines = ready(counted).ask("lines", "backend", "prune", counted, list(range(5)))
+    lines = process.ask("fork", "child", "lines", "backend", "prune", filled(999), list(range(5)))
     for number, line in enumerate(_spread(lines)):
-        key = CheckpointKey("goal", number, "agent-0")
-        process = ready(key)
-        process.tell("child", "die_at", line, "backend", "prune", key, list(range(5)))
-        process.wait_for_its_death()
+        key = filled(number)
+        assert process.ask("die_in_fork", line, "backend", "prune", key, list(range(5)))
         assert backend.latest(key) == (5, record_of(5)), f"killed at line {line}"
         assert line < AFTER or backend.steps(key) == [5], "killed after the prune, and some steps are there"
         for step in range(5):
@@ -120,29 +114,33 @@ def a_kill_at_any_line_of_a_prune_leaves_whole_records(backend: Backend, another
 @clause(
     "DS-KILL-05",
     "The run of a checkpoint id, from its last committed step; if it has none, a new one with `initial` as state.",
-    needs="a kill",
+    needs=("a kill", "a fork"),
+    before={"a new goal": -1, "a goal with a history": 2},
 )
 def a_kill_at_any_line_of_a_resume_and_its_first_commit_loses_nothing(
-    store: Store, another_process: OtherProcesses
+    store: Store, another_process: OtherProcesses, before: int
 ) -> None:
-    """Of a new goal, and of one with a history: a fresh process is at the last step, or at the one under way."""
-    lines = another_process().ask("lines", "child", "resume_and_commit", "another goal", "agent-0")
+    """A fresh process is at the last step, or at the one under way."""
+    process = another_process()
+
+    def begun(goal: str) -> str:
+        with store.resume(goal, "agent-0") as run:
+            for step in range(before + 1):
+                run.commit(state_of(step))
+        return goal
+
+    process.store("latest", KEY)
+    lines = process.ask("fork", "child", "lines", "child", "resume_and_commit", begun("counted"), "agent-0")
     for number, line in enumerate(_spread(lines)):
-        for goal, before in ((f"new {number}", -1), (f"old {number}", 2)):
-            if before >= 0:
-                with store.resume(goal, "agent-0") as run:
-                    for step in range(before + 1):
-                        run.commit(state_of(step))
-            process = another_process()
-            process.tell("child", "die_at", line, "child", "resume_and_commit", goal, "agent-0")
-            process.wait_for_its_death()
-            with store.resume(goal, "agent-0") as run:
-                assert run.step in (before, before + 1), f"killed at line {line}"
-                assert run.step > before or line < AFTER, "killed after the commit, and it is not there"
-                assert run.state == (state_of(run.step) if run.step >= 0 else None)
-                assert run.skipped == ()
-                assert run.commit(state_of(run.step + 1)) in (before + 1, before + 2)
-            assert [episode.id for episode in store.episodes(goal)] == [0]
+        goal = begun(f"goal {number}")
+        assert process.ask("die_in_fork", line, "child", "resume_and_commit", goal, "agent-0")
+        with store.resume(goal, "agent-0") as run:
+            assert run.step in (before, before + 1), f"killed at line {line}"
+            assert run.step > before or line < AFTER, "killed after the commit, and it is not there"
+            assert run.state == (state_of(run.step) if run.step >= 0 else None)
+            assert run.skipped == ()
+            assert run.commit(state_of(run.step + 1)) in (before + 1, before + 2)
+        assert [episode.id for episode in store.episodes(goal)] == [0]
 
 
 @clause(
@@ -160,7 +158,7 @@ def a_kill_at_any_line_of_a_finish_leaves_it_finished_or_running(store: Store, a
         return process
 
     lines = running("counted").ask("lines", "run", "finish", "done")
-    for number, line in enumerate(_spread(lines)):
+    for number, line in enumerate(_spread(lines, 8)):
         goal = f"goal {number}"
         process = running(goal)
         process.tell("child", "die_at", line, "run", "finish", "done")

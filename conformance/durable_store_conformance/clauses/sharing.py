@@ -109,7 +109,8 @@ def a_reader_sees_what_another_process_writes(backend: Backend, another_process:
 def a_reader_beside_a_writer_that_prunes_always_finds_a_latest(backend: Backend, url: str) -> None:
     """What it is about to read may be pruned under its hands: it never takes that for nothing, nor goes back."""
     own = open_backend(url)
-    watchers = [Watcher(backend, KEY), Watcher(own, KEY)]
+    backend.save(KEY, 0, record_of(0))
+    watchers = [Watcher(backend, KEY, 0), Watcher(own, KEY, 0)]
     _save_and_prune(backend, 80)
     seen = [watcher.stop() for watcher in watchers]
     own.close()
@@ -122,7 +123,8 @@ def another_process_beside_a_writer_that_prunes_always_finds_a_latest(
 ) -> None:
     """What it is about to read may be pruned under its hands: it never takes that for nothing, nor goes back."""
     reader = another_process()
-    reader.ask("watch", KEY)
+    backend.save(KEY, 0, record_of(0))
+    reader.ask("watch", KEY, 0)
     _save_and_prune(backend, 80)
     assert reader.ask("stop") == {"last": 79, "problems": []}
 
@@ -222,6 +224,7 @@ def what_is_pruned_is_gone_in_another_process_at_once(backend: Backend, another_
     for step in range(10):
         backend.save(KEY, step, f"{step}".encode())
     assert process.backend("latest", KEY) == [9, b"9"]
+    assert process.backend("load", KEY, 3) == b"3"
     backend.prune(KEY, [9, 3])
     assert process.backend("latest", KEY) == [8, b"8"]
     assert process.backend("load", KEY, 3) is None
@@ -233,8 +236,14 @@ def what_is_pruned_is_gone_in_another_process_at_once(backend: Backend, another_
 @clause("DS-READ-02", "Reads create nothing: no file, table, bucket or directory.")
 def a_store_that_was_only_read_is_empty_until_somebody_saves(backend: Backend, another_process: OtherProcesses) -> None:
     """Reads create nothing, whoever reads; the first save is then seen by all of them."""
-    assert backend.latest(KEY) is None
     process = another_process()
+    assert process.ask("starve", "FSIZE", {"latest": [KEY], "load": [KEY, 0], "steps": [KEY], "keys": []}) == {
+        "latest": {"gave": None},
+        "load": {"gave": None},
+        "steps": {"gave": []},
+        "keys": {"gave": []},
+    }
+    assert backend.latest(KEY) is None
     assert process.backend("latest", KEY) is None
     assert process.backend("steps", KEY) == []
     assert process.backend("keys") == []

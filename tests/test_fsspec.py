@@ -2,29 +2,35 @@
 
 import errno
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
-from durable_store_conformance.clauses.sharing import in_threads
+import trustme
 
 from durable_store import CheckpointConflict, CheckpointKey, InvalidURL, StoreUnavailable, open_store
-from durable_store.backend import open_backend
+from durable_store.backend import Backend, open_backend
+from durable_store.key import object_name
 from durable_store_backends.fsspec import FsspecBackend
 from durable_store_backends.fsspec_connection import Connection
-from durable_store_conformance.child import content, race
+from durable_store_conformance.work import content, in_threads, race
 from tests.fault_proxy import Answer, AnswerAfter, CutRequest, Fault, FaultProxy, LostAnswer, Strip
 from tests.servers import Server, free_ports
 from tests.sftp import SftpServer, make_key
 
 KEY = CheckpointKey("goal", 0, "agent-0")
+ONCE = 'config_kwargs={"retries":{"total_max_attempts":1}}'  # each request
 MANY = [CheckpointKey("goal", 0, name) for name in ("a", "b", "c")]
 RECORD = content("record", 100)
 
@@ -66,10 +72,10 @@ def as_told(write: Callable[..., None], path: str, value: bytes, mode: str) -> N
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> type[Remote]:
-    """In the place of s3a:// and gs://, known to create atomically, and of ftp://, known not to."""
+    """In the place of gs://, known to create atomically, and of mine://, not known to."""
     nothing: dict[str, Any] = {"store": {}, "pseudo_dirs": [""], "made": [], "asked": []}
     kind = type("Mine", (Remote,), {**nothing, "write": staticmethod(as_told)})
-    for protocol in ("s3a", "gs", "ftp"):
+    for protocol in ("gs", "mine"):
         monkeypatch.setitem(_registry._registry, protocol, kind)
     return kind
 
@@ -77,7 +83,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> type[Remote]:
 @pytest.fixture
 def url() -> str:
     """Of a place that no test has used: what was found out about a place is known as long as the process lives."""
-    return f"s3a://bucket/{uuid4().hex}"
+    return f"gs://bucket/{uuid4().hex}"
 
 
 class ServiceError(Exception):
@@ -129,6 +135,30 @@ def test_what_cannot_be_opened_is_told_why_before_anything_is_connected(url: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("schemes", "reason"),
+    [
+        ("ftp", "every error of an FTP server for a missing file"),
+        ("http https jlab jupyter", "its server undoes the %xx in names"),
+        ("simplecache filecache blockcache cached", "a cache gives what was pruned"),
+        ("dir generic async_wrapper asyncwrapper", "it stands for another file system: name that one"),
+        ("zip tar libarchive reference data dask git github gist dvc", "cannot be saved and removed one by one"),
+    ],
+)
+def test_a_file_system_that_could_not_even_keep_one_writer_s_records_is_refused_always(
+    schemes: str, reason: str
+) -> None:
+    for scheme in schemes.split():
+        assert scheme in _registry.known_implementations, "fsspec calls it something else now"
+        if "_" in scheme:  # no URL can say this
+            with pytest.raises(InvalidURL, match=reason):
+                FsspecBackend(f"{scheme.replace('_', '')}://host/dir", fencing=False)
+            continue
+        for url in (f"{scheme}://host/dir", f"{scheme}+fsspec://host/dir?fencing=off"):
+            with pytest.raises(InvalidURL, match=f"not with fencing=off either: .*{reason}"):
+                open_store(url)
+
+
 def test_an_option_that_a_file_system_has_not_is_refused_where_it_says_which_it_has(
     remote: type[Remote], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,8 +167,26 @@ def test_an_option_that_a_file_system_has_not_is_refused_where_it_says_which_it_
 
     monkeypatch.setattr(remote, "__init__", strict)
     open_store(f"{url}?timeout=6").close()
-    with pytest.raises(InvalidURL, match="unexpected keyword argument 'timeuot'"):
+    with pytest.raises(InvalidURL, match=r"gs:// has no option 'timeuot'; did you mean timeout\?"):
         open_store(f"{url}?timeuot=6")
+    with pytest.raises(InvalidURL, match="gs:// has no option 'port'; the options are fencing, timeout"):
+        open_store(f"{url}?port=6")
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("memory+fsspec://name?fencng=off", "no option 'fencng'; did you mean fencing?"),
+        ("memory+fsspec://name?a=1", "no option 'a'; the options are fencing"),
+        ("s3+fsspec://bucket?fencng=off", "no option 'fencng'; did you mean fencing?"),
+        ("s3+fsspec://bucket?endpont_url=http://127.0.0.1", "no option 'endpont_url'; did you mean endpoint_url?"),
+        ("sftp://host/dir?fencing=off&timeuot=5", "no option 'timeuot'; did you mean timeout?"),
+    ],
+)
+def test_an_option_that_is_nearly_one_is_not_taken_for_another(url: str, hint: str) -> None:
+    with pytest.raises(InvalidURL) as caught:
+        open_store(url)
+    assert hint in str(caught.value)
 
 
 def test_options_that_are_json_are_values_and_all_others_are_text(remote: type[Remote], url: str) -> None:
@@ -167,7 +215,7 @@ def test_a_backend_can_be_made_with_options_as_they_are(remote: type[Remote], ur
     assert remote.made == [{"n": 22, "password": "hunter2"}]
     assert repr(backend) == f"FsspecBackend('{url}/with%20space')"
     assert all("/with space/goal/000000000/agent-0/" in name for name in remote.store)
-    for wrong in (f"{url}?n=22", f"{url}#x", "s3a://user:hunter2@bucket"):
+    for wrong in (f"{url}?n=22", f"{url}#x", "gs://user:hunter2@bucket"):
         with pytest.raises(InvalidURL) as caught:
             FsspecBackend(wrong)
         assert "hunter2" not in str(caught.value)
@@ -293,7 +341,7 @@ def test_taken_and_gone_is_a_conflict(remote: type[Remote], url: str, code: str)
         raise OSError(errno.EINVAL, "At least one of the pre-conditions did not hold") from ServiceError(code)
 
     backend = after_the_probe(remote, url, taken)
-    with pytest.raises(CheckpointConflict, match="step 7 of goal/0/agent-0 was taken, and its owner has pruned it"):
+    with pytest.raises(CheckpointConflict, match="goal/0/agent-0 step 7 was taken, and its owner has pruned it"):
         backend.save(KEY, 7, RECORD)
 
 
@@ -305,7 +353,7 @@ def test_a_save_whose_outcome_is_unknown_says_so(remote: type[Remote], url: str)
         raise TimeoutError("Read timeout")
 
     backend = after_the_probe(remote, url, lost)
-    with pytest.raises(StoreUnavailable, match=r"cannot save s3a://bucket/.*: Read timeout") as caught:
+    with pytest.raises(StoreUnavailable, match=r"cannot save gs://bucket/.*: Read timeout") as caught:
         backend.save(KEY, 0, RECORD)
     assert caught.value.maybe_saved
     assert isinstance(caught.value.__cause__, TimeoutError)
@@ -323,6 +371,56 @@ def test_undecided_is_tried_again_with_the_same_bytes(remote: type[Remote], url:
 
     assert after_the_probe(remote, url, undecided).save(KEY, 0, RECORD) == RECORD
     assert sent == [RECORD] * 4
+
+
+def test_waits_while_it_is_undecided_are_random_and_grow_and_end(
+    remote: type[Remote], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undecided(_write: Callable[..., None], _path: str, _value: bytes, _mode: str) -> None:
+        raise OSError(errno.EIO, "Conflict") from ServiceError("ConditionalRequestConflict")
+
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    backend = after_the_probe(remote, url, undecided)
+    for _ in range(50):
+        with pytest.raises(StoreUnavailable, match="Conflict") as caught:
+            backend.save(KEY, 0, RECORD)
+        assert caught.value.maybe_saved
+    assert len(waits) == 50 * 5
+    longest = [max(waits[attempt::5]) for attempt in range(5)]
+    assert all(0.1 * 2**attempt < wait <= 0.2 * 2**attempt for attempt, wait in enumerate(longest))
+    assert len(set(waits)) > 200
+
+
+def test_a_file_in_the_way_is_neither_a_conflict_nor_a_service_without_conditions() -> None:
+    """Memory says of it too that the name is taken."""
+    name = uuid4().hex
+    backend = open_backend(f"memory+fsspec://{name}/store")
+    _memory().pipe_file(f"/{name}", b"a file in the place of a parent")
+    for verb in verbs_of(backend):
+        with pytest.raises(StoreUnavailable, match=rf"/{name} is a file .a file is in the way: move it") as caught:
+            verb()
+        assert not caught.value.maybe_saved
+    _memory().rm(f"/{name}")
+    assert backend.save(KEY, 0, RECORD) == RECORD
+    _memory().pipe_file(f"/{name}/store/other", b"a file in the place of a goal")
+    with pytest.raises(StoreUnavailable, match=r"/store/other is a file .a file is in the way: move it") as caught:
+        backend.save(CheckpointKey("other", 0, "agent-0"), 0, RECORD)
+    assert not caught.value.maybe_saved
+
+
+def verbs_of(backend: Backend) -> list[Callable[[], object]]:
+    return [
+        lambda: backend.latest(KEY),
+        lambda: backend.load(KEY, 0),
+        lambda: backend.load(KEY, 0, first=10),
+        lambda: backend.steps(KEY),
+        lambda: list(backend.keys()),
+        lambda: list(backend.keys("goal")),
+        lambda: backend.prune(KEY, [0]),
+        lambda: backend.prune(KEY, range(100)),
+        lambda: backend.save(KEY, 0, RECORD),
+    ]
 
 
 def test_threads_with_stores_of_their_own_in_memory_are_fenced() -> None:
@@ -353,7 +451,7 @@ def test_a_move_that_fails_leaves_no_temporary_file(
         raise TimeoutError("the answer is lost")
 
     monkeypatch.setattr(remote, "mv", fails)
-    backend = open_backend(f"{url.replace('s3a', 'ftp')}?fencing=off")
+    backend = open_backend(f"{url.replace('gs', 'mine', 1)}?fencing=off")
     if moved:
         assert backend.save(KEY, 0, RECORD) == RECORD
         assert steps_at(remote) == ["0"]
@@ -362,6 +460,55 @@ def test_a_move_that_fails_leaves_no_temporary_file(
         backend.save(KEY, 0, RECORD)
     assert caught.value.maybe_saved
     assert remote.store == {}
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_directories_that_others_make_at_the_same_moment_are_no_failure(
+    remote: type[Remote], url: str, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """As OpenSSH has it: no reason is given when a directory is there already. What fails for good fails at once."""
+    made: set[str] = set()
+    asked: list[str] = []
+
+    def makedirs(_self: Remote, path: str, *, exist_ok: bool) -> None:
+        assert exist_ok
+        asked.append(path)
+        missing = [part for part in parents(path) if part not in made]
+        if missing and len(asked) <= others:
+            made.add(missing[0])
+        if missing or not others:
+            raise OSError("Failure")
+
+    def isdir(_self: Remote, path: str) -> bool:
+        return path in made
+
+    def fails_without_directory(write: Callable[..., None], path: str, value: bytes, _mode: str) -> None:
+        if path.rpartition("/")[0] not in made:
+            raise OSError("Failure")
+        write(path, value)
+
+    def mkdir(self: Remote, path: str, *, create_parents: bool) -> None:
+        assert not create_parents
+        makedirs(self, path, exist_ok=True)
+
+    monkeypatch.setattr(remote, "mkdir", mkdir)
+    monkeypatch.setattr(remote, "makedirs", makedirs)
+    monkeypatch.setattr(remote, "isdir", isdir)
+    remote.write = staticmethod(fails_without_directory)
+    backend = open_backend(f"{url.replace('gs', 'mine', 1)}?fencing=off")
+    if others:
+        assert backend.save(KEY, 0, RECORD) == RECORD
+        assert len(asked) == others + 1
+    else:
+        with pytest.raises(StoreUnavailable, match="Failure") as caught:
+            backend.save(KEY, 0, RECORD)
+        assert not caught.value.maybe_saved
+        assert len(asked) == 3
+
+
+def parents(path: str) -> list[str]:
+    names = path.split("/")
+    return ["/".join(names[:count]) for count in range(1, len(names) + 1)]
 
 
 # s3fs on a service that does what services do
@@ -400,6 +547,19 @@ def test_s3fs_makes_one_request_for_each_save_and_read(proxy: FaultProxy, s3fs: 
         assert [request.kind for request in proxy.requests] == kinds.split()
 
 
+def test_steps_are_removed_in_the_order_given_and_those_that_are_not_there_cost_nothing(
+    proxy: FaultProxy, s3fs: FsspecBackend
+) -> None:
+    for step in range(20):
+        s3fs.save(KEY, step, RECORD)
+    for steps, gone in (([5, 19, 4], [5, 19, 4]), (range(17, 0, -1), [17, *range(16, 5, -1), 3, 2, 1])):
+        proxy.forget()
+        s3fs.prune(KEY, steps)
+        removed = [request.path.rpartition("-")[2] for request in proxy.requests if request.kind == "DELETE"]
+        assert list(map(int, removed)) == gone
+    assert s3fs.steps(KEY) == [18, 0]
+
+
 _LOST: dict[str, list[Fault]] = {
     "lost": [LostAnswer()],
     "lost over and over": [LostAnswer()] * 4,
@@ -424,7 +584,7 @@ def test_s3fs_on_a_service_that_ignores_the_condition_is_refused(proxy: FaultPro
     backend = open_backend(f"s3+fsspec://{proxy.bucket}/{uuid4().hex}?endpoint_url={proxy.endpoint}")
     with pytest.raises(StoreUnavailable, match=r"two writers could win .* say fencing=off"):
         backend.save(KEY, 0, RECORD)
-    assert [request.kind for request in proxy.requests] == ["PUT", "PUT", "DELETE"]
+    assert [request.kind for request in proxy.requests] == ["LIST", "PUT", "PUT", "DELETE"]
 
 
 # Nothing there, or nothing to be known
@@ -432,18 +592,7 @@ def test_s3fs_on_a_service_that_ignores_the_condition_is_refused(proxy: FaultPro
 
 def test_a_missing_bucket_is_not_an_empty_store(moto_server: Server) -> None:
     backend = open_backend(f"s3+fsspec://no-such-bucket/x?endpoint_url={moto_server.endpoint}")
-    verbs: list[Callable[[], object]] = [
-        lambda: backend.latest(KEY),
-        lambda: backend.load(KEY, 0),
-        lambda: backend.load(KEY, 0, first=10),
-        lambda: backend.steps(KEY),
-        lambda: list(backend.keys()),
-        lambda: list(backend.keys("goal")),
-        lambda: backend.prune(KEY, [0]),
-        lambda: backend.prune(KEY, range(100)),
-        lambda: backend.save(KEY, 0, RECORD),
-    ]
-    for verb in verbs:
+    for verb in verbs_of(backend):
         with pytest.raises(StoreUnavailable, match=r"bucket does not exist .*make the bucket") as caught:
             verb()
         assert not caught.value.maybe_saved
@@ -475,6 +624,190 @@ def test_who_may_not_ask_about_the_bucket_finds_nothing_all_the_same(
     assert open_backend("gs://bucket/x").latest(KEY) is None
 
 
+def test_a_bucket_that_could_not_be_looked_for_is_looked_for_again(
+    remote: type[Remote], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, errors = remote.ls, [TimeoutError("Read timeout"), FileNotFoundError("gone")]
+
+    def busy(self: Remote, path: str, **options: Any) -> Any:
+        if path == "bucket" and errors:
+            raise errors.pop(0)
+        return listed(self, path, **options)
+
+    monkeypatch.setattr(remote, "ls", busy)
+    backend = open_backend("gs://bucket/x")
+    for words in ("Read timeout", "make the bucket"):
+        with pytest.raises(StoreUnavailable, match=words):
+            backend.latest(KEY)
+    assert backend.latest(KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, "<!DOCTYPE html><p>Not found<br>"),
+        (404, ""),
+        (403, "<html><body>No</body></html>"),
+        (200, "<html><body>Hello</body></html>"),
+        (200, ""),
+    ],
+)
+def test_another_server_than_s3_is_not_an_empty_store(status: int, body: str) -> None:
+    with web_server(status, body) as endpoint:
+        backend = open_backend(f"s3+fsspec://bucket/x?endpoint_url={endpoint}")
+        for verb in verbs_of(backend):
+            with pytest.raises(StoreUnavailable, match="see endpoint_url, and the proxies on the way") as caught:
+                verb()
+            assert not caught.value.maybe_saved
+        backend.close()
+
+
+def test_a_proxy_that_answers_once_for_s3_does_not_take_a_record_away(proxy: FaultProxy, s3fs: FsspecBackend) -> None:
+    assert s3fs.save(KEY, 0, RECORD) == RECORD
+    for kind, verb in (("GET", lambda: s3fs.load(KEY, 0)), ("LIST", lambda: s3fs.latest(KEY))):
+        proxy.next(kind, Answer(404, "404"))  # type: ignore[arg-type]
+        with pytest.raises(StoreUnavailable, match="see endpoint_url, and the proxies on the way"):
+            verb()
+        assert verb() is not None
+
+
+@contextmanager
+def web_server(
+    status: int, body: str, headers: dict[str, str] | None = None, *, certificate: trustme.LeafCert | None = None
+) -> Generator[str]:
+    """A server that gives the same answer to whatever it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else body.encode())
+
+        do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = answer  # noqa: N815 - the names that are called
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# Listings
+
+
+def test_a_listing_from_a_cache_never_decides_a_read(
+    remote: type[Remote], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems answer whatever they are asked by what they have listed before."""
+    listed, read = remote.ls, remote.cat_file
+
+    def keeps(self: Remote, path: str, **options: Any) -> Any:
+        self.dircache[path] = listed(self, path, **options)
+        return self.dircache[path]
+
+    def forgets(self: Remote) -> None:
+        self.dircache.clear()
+
+    def by_the_cache(self: Remote, path: str, **options: Any) -> Any:
+        entries = self.dircache.get(path.rpartition("/")[0])
+        if entries is not None and path not in [entry["name"] for entry in entries]:
+            raise FileNotFoundError(path)
+        return read(self, path, **options)
+
+    monkeypatch.setattr(remote, "ls", keeps)
+    monkeypatch.setattr(remote, "cat_file", by_the_cache)
+    monkeypatch.setattr(remote, "invalidate_cache", forgets)
+    ours, another = (open_backend(f"{url.replace('gs', 'mine', 1)}?fencing=off&number={number}") for number in "12")
+    assert ours.save(KEY, 0, RECORD) == RECORD
+    assert ours.latest(KEY) == (0, RECORD)
+    assert another.save(KEY, 1, b"another's") == b"another's"
+    assert ours.load(KEY, 1) == b"another's"
+    assert ours.save(KEY, 1, RECORD) == b"another's"
+
+
+@pytest.fixture
+def long(remote: type[Remote], url: str) -> tuple[FsspecBackend, str]:
+    """A key with 600 steps on a file system without an order, and where the next one belongs."""
+    backend = FsspecBackend(url.replace("gs", "mine", 1), fencing=False)
+    for step in range(600):
+        backend.save(KEY, step, str(step).encode())
+    return backend, next(iter(remote.store)).rpartition("/")[0]
+
+
+def test_latest_keeps_up_with_a_writer_however_many_steps_there_are(
+    remote: type[Remote], long: tuple[FsspecBackend, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, directory = long
+    listed, newest = remote.ls, [599]
+
+    def while_another_commits(self: Remote, path: str, **options: Any) -> Any:
+        found = listed(self, path, **options)
+        newest.append(newest[-1] + 1)
+        _memory.pipe_file(self, f"{directory}/{object_name(newest[-1])}", b"committed")
+        return found
+
+    monkeypatch.setattr(remote, "ls", while_another_commits)
+    assert backend.latest(KEY) == (600, b"committed")
+
+
+def test_a_long_listing_that_missed_the_newest_is_not_believed(
+    remote: type[Remote], long: tuple[FsspecBackend, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch was committed and the one before it pruned between two parts of it."""
+    backend, _ = long
+    listed, missed = remote.ls, [False, True, False, False]
+
+    def now_and_then(self: Remote, path: str, **options: Any) -> Any:
+        found = listed(self, path, **options)
+        return found[:-50] if missed and missed.pop(0) else found
+
+    monkeypatch.setattr(remote, "ls", now_and_then)
+    assert backend.latest(KEY) == (599, b"599")
+    assert missed == []
+
+
+def test_a_key_that_changes_faster_than_it_can_be_read_is_unavailable(
+    remote: type[Remote], long: tuple[FsspecBackend, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_self: Remote, path: str, **_: Any) -> Any:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(remote, "cat_file", gone)
+    with pytest.raises(StoreUnavailable, match="goal/0/agent-0 changes faster than it can be read"):
+        long[0].latest(KEY)
+
+
+def test_where_listings_have_an_order_one_is_enough(remote: type[Remote], url: str) -> None:
+    backend = open_backend(url)
+    for step in range(600):
+        backend.save(KEY, step, RECORD)
+    remote.asked.clear()
+    assert backend.latest(KEY) == (599, RECORD)
+    assert len(remote.asked) == 1
+
+
+def test_the_keys_of_a_goal_take_one_request_on_an_object_store(proxy: FaultProxy, s3fs: FsspecBackend) -> None:
+    keys = [CheckpointKey("goal", episode, f"agent-{number}") for episode in range(3) for number in range(3)]
+    for key in keys:
+        s3fs.save(key, 0, RECORD)
+        s3fs.save(key, 1, RECORD)
+    proxy.forget()
+    assert sorted(s3fs.keys("goal")) == keys
+    assert [request.kind for request in proxy.requests] == ["LIST"]
+
+
 def test_a_listing_is_never_an_old_one(moto_server: Server) -> None:
     """Another process saves and prunes between two listings of ours, of s3fs, which keeps listings if it is let."""
     url = f"s3+fsspec://{moto_server.bucket}/{uuid4().hex}?endpoint_url={moto_server.endpoint}"
@@ -493,7 +826,7 @@ def test_a_listing_is_never_an_old_one(moto_server: Server) -> None:
 
 def elsewhere(url: str, call: str) -> None:
     code = f"""
-from durable_store.backend import open_backend
+from durable_store.backend import Backend, open_backend
 from durable_store.key import CheckpointKey
 KEY, MORE = CheckpointKey("goal", 0, "agent-0"), CheckpointKey("goal", 1, "more")
 backend = open_backend({url!r})
@@ -528,10 +861,80 @@ def test_a_closed_port_is_unavailable_and_nothing_was_saved(url: str) -> None:
     assert time.monotonic() - before < 20
 
 
-def test_an_option_that_turns_out_to_be_wrong_is_told_with_the_option(moto_server: Server) -> None:
-    backend = open_backend(f"s3+fsspec://bucket/x?endpoint_url={moto_server.endpoint}&region=eu")
-    with pytest.raises(StoreUnavailable, match=r"'region' .see the options in the store URL"):
-        backend.latest(KEY)
+def error(code: str, message: str) -> str:
+    return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            400,
+            error("AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-west-1'"),
+            '(see endpoint_url, and name the region: client_kwargs={"region_name":"eu-west-1"})',
+        ),
+        (
+            301,
+            error("PermanentRedirect", "Go elsewhere."),
+            ': it redirects without end (see endpoint_url, and name the region: client_kwargs={"region_name":"NAME"})',
+        ),
+        (
+            403,
+            error("InvalidAccessKeyId", "No such key."),
+            "No such key. (the service does not know these credentials)",
+        ),
+        (403, error("RequestTimeTooSkewed", "Too late."), "Too late. (set the clock of this machine"),
+        (403, error("ExpiredToken", "It has expired."), "It has expired. (these credentials may not do that, or have"),
+        (400, error("InvalidToken", "Malformed."), "Malformed. (these credentials may not do that, or have expired)"),
+        (503, error("ServiceUnavailable", "Busy."), "Busy. (the service is busy or has failed: try again later)"),
+        (400, error("Strange", "Something else."), "Something else. (the service calls it Strange)"),
+    ],
+)
+def test_an_answer_that_says_no_says_what_to_do(status: int, body: str, words: str) -> None:
+    with web_server(status, body, {"Content-Type": "application/xml"}) as endpoint:
+        backend = open_backend(f"s3+fsspec://bucket/x?endpoint_url={endpoint}&{ONCE}")
+        with pytest.raises(StoreUnavailable) as caught:
+            backend.latest(KEY)
+        backend.close()
+    assert words in str(caught.value)
+
+
+def test_a_certificate_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    with web_server(200, "", certificate=authority.issue_cert("127.0.0.1")) as endpoint:
+        url = f"s3+fsspec://bucket/x?endpoint_url={endpoint}&{ONCE}"
+        with pytest.raises(StoreUnavailable, match=r"its certificate is refused.*AWS_CA_BUNDLE"):
+            open_backend(url).latest(KEY)
+        authority.cert_pem.write_to_path(str(tmp_path / "authority"))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "authority"))
+        with pytest.raises(StoreUnavailable, match="this is no answer of S3: it lacks KeyCount"):
+            open_backend(f"{url}&anon=true").latest(KEY)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("profile=nope", "(take one of `aws configure list-profiles`)"),
+        ("endpoint_url=nonsense", "Invalid endpoint: nonsense (see the options in the store URL)"),
+        ("config_kwargs=5", "(see the options in the store URL)"),
+        ("region=eu-west-1", "there is no option 'region' (see the options in the store URL)"),
+    ],
+)
+def test_an_option_that_turns_out_to_be_wrong_is_told(option: str, words: str) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        open_backend(f"s3+fsspec://bucket/x?{option}").latest(KEY)
+    assert words in str(caught.value)
+
+
+def test_what_google_forbids_is_told_as_a_matter_of_credentials(
+    remote: type[Remote], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_self: Remote, path: str, **_: Any) -> Any:
+        raise OSError(f"Forbidden: {path}\nyou do not have storage.objects.get access")
+
+    monkeypatch.setattr(remote, "cat_file", forbidden)
+    with pytest.raises(StoreUnavailable, match=r"storage.objects.get access .these credentials may not do that"):
+        open_backend(url).load(KEY, 0)
 
 
 def test_a_file_system_that_cannot_write_says_so(remote: type[Remote], url: str) -> None:
@@ -591,9 +994,13 @@ def test_a_connection_that_has_died_is_replaced(sftp: FsspecBackend) -> None:
 
 def hang_up(sftp: FsspecBackend) -> None:
     """As a router does that forgets a connection."""
-    connection = sftp._connection
+    connected(sftp).client.get_transport().sock.close()
+
+
+def connected(backend: FsspecBackend) -> Any:
+    connection = backend._files._connection
     assert connection is not None
-    connection._file_system.client.get_transport().sock.close()
+    return connection._file_system
 
 
 def test_a_server_that_hangs_is_unavailable_after_the_timeout(tmp_path: Path, sftp_server: SftpServer) -> None:
@@ -605,6 +1012,66 @@ def test_a_server_that_hangs_is_unavailable_after_the_timeout(tmp_path: Path, sf
             backend.save(KEY, 1, RECORD)
         assert time.monotonic() - before < 20
     assert backend.latest(KEY) == (0, RECORD)
+
+
+def test_a_server_that_hangs_in_the_middle_of_a_save_holds_it_for_few_timeouts(
+    tmp_path: Path, sftp_server: SftpServer
+) -> None:
+    backend = open_backend(sftp_server.url(tmp_path / "store", fencing="off", timeout="1", banner_timeout="1"))
+    assert isinstance(backend, FsspecBackend)
+    assert backend.save(KEY, 0, RECORD) == RECORD
+    assert backend.load(KEY, 1) is None
+    file_system = connected(backend)
+    write = file_system.pipe_file
+    with ExitStack() as until_the_end:
+
+        def hang(*args: Any, **more: Any) -> None:
+            until_the_end.enter_context(sftp_server.hanging())
+            write(*args, **more)
+
+        file_system.pipe_file = hang
+        before = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            backend.save(KEY, 1, RECORD)
+        assert time.monotonic() - before < 5
+        assert not caught.value.maybe_saved
+    assert backend.save(KEY, 1, RECORD) == RECORD
+
+
+def test_a_prune_is_done_on_a_new_connection_when_the_old_one_has_died(sftp: FsspecBackend) -> None:
+    for step in range(3):
+        sftp.save(KEY, step, RECORD)
+    hang_up(sftp)
+    sftp.prune(KEY, [0])
+    hang_up(sftp)
+    sftp.prune(KEY, [0, 1])
+    assert sftp.steps(KEY) == [2]
+
+
+def test_a_file_in_the_place_of_the_store_is_not_an_empty_store(sftp: FsspecBackend, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    local = open_backend(f"file+fsspec://{tmp_path}/store?fencing=off")
+    below = open_backend(f"file+fsspec://{tmp_path}/store/below?fencing=off")
+    for backend in (sftp, local, below):
+        for verb in verbs_of(backend):
+            with pytest.raises(StoreUnavailable, match="a file is in the way: move it, or take another") as caught:
+                verb()
+            assert not caught.value.maybe_saved
+    (tmp_path / "store").unlink()
+    for backend in (sftp, local, below):
+        assert backend.latest(KEY) is None
+    assert list(tmp_path.iterdir()) == [], "a read made something"
+
+
+def test_a_goal_that_is_a_link_to_a_directory_has_its_keys(sftp: FsspecBackend, tmp_path: Path) -> None:
+    sftp.save(KEY, 0, RECORD)
+    store = tmp_path / "store"
+    (store / "goal").rename(tmp_path / "elsewhere")
+    (store / "goal").symlink_to(tmp_path / "elsewhere")
+    (store / "another").symlink_to(tmp_path / "nowhere")
+    for backend in (sftp, open_backend(f"file+fsspec://{store}?fencing=off")):
+        assert list(backend.keys()) == [KEY]
+        assert backend.latest(KEY) == (0, RECORD)
 
 
 def test_a_key_that_the_server_does_not_know_is_told_what_it_takes(sftp_server: SftpServer, tmp_path: Path) -> None:
@@ -631,17 +1098,42 @@ def test_stores_of_a_process_share_a_connection_and_the_last_one_closes_it(
     assert connections() <= before
 
 
+def test_a_store_that_is_closed_beside_its_readers_leaves_no_connection(
+    sftp_server: SftpServer, tmp_path: Path
+) -> None:
+    before = connections()
+    for step in range(10):
+        url = sftp_server.url(tmp_path / "store", fencing="off", temppath=str(tmp_path / str(step)))
+        with open_store(url) as store, ThreadPoolExecutor(3) as pool:
+            assert store.backend.save(KEY, step, RECORD) == RECORD
+            reading = threading.Barrier(4)
+            readers = [pool.submit(read_until_it_fails, store.backend, step, reading) for _ in range(3)]
+            reading.wait(10)
+            store.close()
+            assert all("is closed" in str(reader.exception(30)) for reader in readers)
+    for thread in connections() - before:
+        thread.join(10)
+    assert connections() <= before
+
+
+def read_until_it_fails(backend: Backend, step: int, reading: threading.Barrier) -> None:
+    assert backend.load(KEY, step) == RECORD
+    reading.wait(10)
+    while True:
+        backend.load(KEY, step)
+
+
 def connections() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if "paramiko" in type(thread).__module__}
 
 
 def test_a_forked_child_has_a_connection_of_its_own(sftp: FsspecBackend) -> None:
     sftp.save(KEY, 0, RECORD)
-    inherited = sftp._connection
+    inherited = sftp._files._connection
     child = os.fork()
     if child == 0:
-        told = sftp.latest(KEY) == (0, RECORD) and sftp._connection is not inherited
+        told = sftp.latest(KEY) == (0, RECORD) and sftp._files._connection is not inherited
         os._exit(0 if told and inherited in Connection._of_parents else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sftp.latest(KEY) == (0, RECORD)
-    assert sftp._connection is inherited
+    assert sftp._files._connection is inherited

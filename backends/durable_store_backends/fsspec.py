@@ -12,17 +12,22 @@ S3, Google Cloud Storage and Azure. The service behind it may ignore that, so be
 makes sure, with a small object of its own that it then removes. Every other file system looks whether a name is taken
 and then writes: it is refused unless the URL says `fencing=off`, which is for one writer at a time. A reader sees all
 of a record or none even so: it is written under a hidden temporary name and moved to its own, but for object stores,
-where a write is whole anyway.
+where a write is whole anyway. What cannot even do that (FTP, HTTP, caches, archives) is refused always.
+
+Before its first request to a place a process makes sure that the bucket is there, that S3 answers, and that no file is
+in the place: else all of these could pass for an empty store.
 
 How durable: as the file system says. Nothing here can flush the disk behind an SFTP server.
 
 Limits: `latest` and `steps` list all steps of a key, and each step is removed by a request of its own. Empty
 directories stay. Where fsspec is not asynchronous (SFTP) threads take turns. A kill while fencing is off can leave a
-temporary file behind, which nobody reads. fsspec believes an SFTP host whatever key it shows.
+temporary file behind, which nobody reads. fsspec believes an SFTP host whatever key it shows. Google's zonal buckets
+are refused at the first save: gcsfs does not pass the condition on to them.
 """
 
-import os
+import random
 import re
+import time
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from secrets import token_hex
@@ -39,31 +44,20 @@ from durable_store.key import (
     storage_name,
     storage_path,
 )
-from durable_store_backends.fsspec_connection import (
-    OBJECT_STORES,
-    UNREACHABLE,
-    Connection,
-    advice,
-    codes,
-    in_one_line,
-    is_taken,
-    kinds,
-    place_of,
-)
+from durable_store_backends.fsspec_errors import codes, is_taken, is_undecided, kinds, not_sent, told
+from durable_store_backends.fsspec_files import Files
+from durable_store_backends.fsspec_place import place_of
 
-_CREATES = {"memory", *OBJECT_STORES}
-_HOPELESS = {"PermissionError", "TimeoutError", *UNREACHABLE}
 _EPISODE = re.compile(r"[0-9]{9}")
 
-# What tells a missing bucket from a missing object, where both are a FileNotFoundError without a cause.
-_BUCKET: dict[str, tuple[str, dict[str, Any]]] = {
-    **dict.fromkeys(("gs", "gcs"), ("ls", {"max_results": 1})),
-    **dict.fromkeys(("az", "abfs", "abfss"), ("info", {})),
-}
-
-_TRIES = 16  # for what was there a moment ago, or is made by others at the same time
+_ATTEMPTS = 6  # while others create the same object and the service does not say who wins
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds; each wait is a random part of it, doubled from one to the next
+_TRIES = 16  # how often a record that was listed a moment ago and then pruned is looked for again
 _MANY = 16  # steps: to remove more than these, one listing costs less than asking for each that is not there
-_LISTED_AT_ONCE = 500  # a longer directory can change while it is listed: see files.py
+
+# Without an order, a longer listing can miss what was newest when it began: it comes in parts (OpenSSH gives 100 names
+# at a time), and between two of them a whole batch may be committed and the one before it pruned.
+_LISTED_AT_ONCE = 100
 
 
 class FsspecBackend:
@@ -74,17 +68,15 @@ class FsspecBackend:
             they won.
     """
 
-    # Where a service was seen to refuse a second record in the place of a first: the connection's name and the path.
+    # The places where a service was seen to refuse a second record in the place of a first.
     _proven: ClassVar[set[tuple[str, str]]] = set()
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None, *, fencing: bool = True) -> None:
         self.fencing: Final = fencing
         self._url = url.rstrip("/") if urlsplit(url).path else url
         self._place = place_of(url, dict(options or {}))
-        self._connection: Connection | None = None
-        self._closed = False
-        self._bucket_seen = self._place.protocol not in _BUCKET
-        if fencing and self._place.protocol not in _CREATES:
+        self._files = Files(self._place)
+        if fencing and not self._place.creates:
             raise InvalidURL(
                 f"{url.partition(':')[0]}:// cannot fence: fsspec looks whether a step is taken there and then writes,"
                 " so that two writers can both win it; for one writer at a time say fencing=off in the URL's query"
@@ -106,42 +98,46 @@ class FsspecBackend:
         with self._translate("save", path):
             if self.fencing:
                 self._prove()
-            elif (there := self._read(path)) is not None:
+            elif (there := self._files.read(path)) is not None:
                 return there
-        for others in reversed(range(_TRIES)):
+        for attempt in range(1, _ATTEMPTS + 1):
             with self._translate("save", path, maybe_saved=True):
                 try:
                     self._create(directory, path, record)
                 except StoreUnavailable:
                     raise
                 except Exception as err:
-                    if (there := self._read(path)) is not None:
+                    if (there := self._files.read(path)) is not None:
                         return there
                     if is_taken(err):
-                        message = f"step {step} of {key} was taken, and its owner has pruned it since"
-                        raise CheckpointConflict(message) from err
-                    if not others or "ConditionalRequestConflict" not in codes(err):
+                        with self._translate("save", path):
+                            self._files.refuse_file_in_the_way(directory)
+                        raise CheckpointConflict(
+                            f"{key} step {step} was taken, and its owner has pruned it since"
+                        ) from err
+                    if attempt == _ATTEMPTS or not is_undecided(err):
                         raise
                 else:
                     return record
-        raise AssertionError("unreachable")
+            time.sleep(random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)))  # noqa: S311 - spreads the load
+        raise AssertionError
 
     def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
         directory = storage_path(key)
         with self._translate("read", directory):
             for _ in range(_TRIES):
                 steps = self._steps(directory)
-                step = max(steps, default=None)
-                if step is None:
+                newest = max(steps, default=-1)
+                if len(steps) > _LISTED_AT_ONCE and not self._place.is_ordered:
+                    earlier, newest = newest, max(self._steps(directory), default=-1)
+                    if newest < earlier:
+                        continue
+                if newest < 0:
                     return None
-                if len(steps) > _LISTED_AT_ONCE and step != max(self._steps(directory), default=None):
-                    continue
-                record = self._read(f"{directory}/{object_name(step)}")
+                record = self._files.read(f"{directory}/{object_name(newest)}")
                 if record is not None:
-                    return step, record
-        raise StoreUnavailable(
-            f"cannot read {self._url}/{directory}: its newest record is listed, and nothing can be read behind it"
-        )
+                    return newest, record
+        raise StoreUnavailable(f"cannot read {self._url}: {key} changes faster than it can be read")
 
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
         directory = storage_path(key)
@@ -149,12 +145,12 @@ class FsspecBackend:
             there = set(self._steps(directory)) if len(steps) > _MANY else steps
             for step in steps:
                 if step in there:
-                    self._remove(f"{directory}/{object_name(step)}")
+                    self._files.remove(f"{directory}/{object_name(step)}")
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
         path = f"{storage_path(key)}/{object_name(step)}"
         with self._translate("read", path):
-            return self._read(path, first)
+            return self._files.read(path, first)
 
     def steps(self, key: CheckpointKey) -> list[int]:
         directory = storage_path(key)
@@ -162,152 +158,96 @@ class FsspecBackend:
             return sorted(self._steps(directory), reverse=True)
 
     def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
-        for goal in self._ids("") if goal_id is None else (goal_id,):
-            of_goal = storage_name(goal)
-            for episode in filter(_EPISODE.fullmatch, self._directories(of_goal)):
-                for checkpoint in self._ids(f"{of_goal}/{episode}"):
-                    key = CheckpointKey(goal, int(episode), checkpoint)
-                    if self.steps(key):
-                        yield key
+        for goal in self._goals() if goal_id is None else (goal_id,):
+            found = (self._flat if self._place.is_flat else self._nested)(storage_name(goal))
+            for episode, name in found:
+                checkpoint = id_from_storage_name(name)
+                if checkpoint is not None and _EPISODE.fullmatch(episode):
+                    yield CheckpointKey(goal, int(episode), checkpoint)
 
     def close(self) -> None:
-        self._closed = True
-        connection, self._connection = self._connection, None
-        if connection:
-            connection.leave(self)
+        self._files.close()
 
-    def _ask(self, verb: str, path: str, *args: object, **more: object) -> Any:
-        """What a verb of the file system gives for a path below the root; raises whatever it raises."""
-        return self._connected().ask(verb, f"{self._place.root}/{path}".rstrip("/"), *args, **more)
-
-    def _connected(self) -> Connection:
-        connection = self._connection
-        if self._closed:
-            raise StoreUnavailable(f"the store at {self._url} is closed")
-        if connection is None or connection.process != os.getpid():
-            connection = self._connection = Connection.to(self._place, self)
-        return connection
+    def _create(self, directory: str, path: str, record: bytes) -> None:
+        """Puts the record there, all of it or nothing; with fencing only if there is none."""
+        if self.fencing:
+            self._files.create(path, record)
+        elif self._place.creates:
+            self._files.write(path, record)
+        else:
+            with self._translate("save", path):
+                temporary = self._files.stage(directory, record)
+            self._files.move(temporary, path)
 
     def _prove(self) -> None:
         """Makes sure, once for each place and process, that a record that is there stays there."""
-        proof = (self._connected().name, self._place.root)
-        if proof in self._proven:
+        place = self._files.place
+        if place in self._proven:
             return
         name = f".durable-store-probe-{token_hex(8)}"
         try:
-            refused = [self._is_refused(name, content) for content in (b"first", b"second")]
-            fenced = refused[1] and self._read(name) == b"first"
+            fenced = self._keeps_the_first(name)
         except Exception as err:
-            if not UNREACHABLE & kinds(err):
+            if not not_sent(err):
                 with suppress(Exception):  # the error that matters is the first
-                    self._remove(name)
+                    self._files.remove(name)
             if not {"NotImplemented", "NotImplementedError"} & (codes(err) | kinds(err)):
                 raise
             fenced = False
         else:
-            self._remove(name)
+            self._files.remove(name)
         if not fenced:
             raise StoreUnavailable(
                 f"cannot save in {self._url}: asked not to replace what is there, the service does so or does not know"
                 " how, and two writers could win the same step; for one writer at a time say fencing=off in the URL"
             )
-        self._proven.add(proof)
+        self._proven.add(place)
 
-    def _is_refused(self, path: str, content: bytes) -> bool:
+    def _keeps_the_first(self, name: str) -> bool:
+        in_the_way = self._refusal(name, b"first")
+        if not self._refusal(name, b"second"):
+            return False
+        there = self._files.read(name)
+        if there is None and in_the_way:  # not a file: nobody else has this name
+            raise in_the_way
+        return there == b"first"
+
+    def _refusal(self, name: str, content: bytes) -> Exception | None:
+        """How it is said that the name is taken, when it is to be created; None when it is."""
         try:
-            self._ask("pipe_file", path, content, mode="create")
+            self._files.create(name, content)
         except Exception as err:
             if not is_taken(err):
                 raise
-            return True
-        return False
-
-    def _create(self, directory: str, path: str, record: bytes) -> None:
-        """Puts the record there, all of it or nothing; with fencing only if there is none."""
-        if self.fencing:
-            self._ask("pipe_file", path, record, mode="create")
-        elif self._place.protocol in _CREATES:
-            self._ask("pipe_file", path, record)
-        else:
-            temporary = f"{directory}/.{token_hex(8)}"
-            try:
-                with self._translate("save", path):
-                    self._write(directory, temporary, record)
-                self._ask("mv", temporary, f"{self._place.root}/{path}")
-            except Exception:
-                with suppress(Exception):  # the error that matters is the first
-                    self._remove(temporary)
-                raise
-
-    def _write(self, directory: str, path: str, record: bytes) -> None:
-        try:
-            self._ask("pipe_file", path, record)
-        except Exception:  # noqa: BLE001 - each file system says in its own way that there is no such directory
-            self._make(directory)
-            self._ask("pipe_file", path, record)
-
-    def _make(self, directory: str) -> None:
-        for others in reversed(range(_TRIES)):
-            try:
-                self._ask("makedirs", directory, exist_ok=True)
-            except Exception as err:  # others may make one of them at the same moment
-                if not others or _HOPELESS & kinds(err):
-                    raise
-            else:
-                return
-
-    def _read(self, path: str, first: int | None = None) -> bytes | None:
-        limits = {} if first is None else {"start": 0, "end": max(first, 1)}
-        try:
-            return bytes(self._ask("cat_file", path, **limits))
-        except FileNotFoundError as err:
-            self._refuse_missing_bucket(err)
-            return None
-        except Exception as err:
-            if first is None or UNREACHABLE & kinds(err):
-                raise
-            return self._read(path)  # an empty record has no first byte, and each service refuses that in its own way
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._ask("rm_file", path)
-        except FileNotFoundError as err:
-            self._refuse_missing_bucket(err)
-
-    def _list(self, directory: str) -> list[tuple[str, bool]]:
-        """What is in a directory: the names, and whether they are directories. Nothing where there is no directory."""
-        try:
-            entries = self._ask("ls", directory, detail=True)
-        except FileNotFoundError as err:
-            self._refuse_missing_bucket(err)
-            return []
-        return [(entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "directory") for entry in entries]
+            return err
+        return None
 
     def _steps(self, directory: str) -> list[int]:
-        names = (name for name, is_directory in self._list(directory) if not is_directory)
-        return [step for step in map(step_of_object_name, names) if step is not None]
+        return [step for step in map(step_of_object_name, self._files.names(directory)) if step is not None]
+
+    def _goals(self) -> list[str]:
+        return [goal for goal in map(id_from_storage_name, self._directories("")) if goal is not None]
 
     def _directories(self, directory: str) -> list[str]:
         with self._translate("list", directory):
-            return [name for name, is_directory in self._list(directory) if is_directory]
+            return list(self._files.directories(directory))
 
-    def _ids(self, directory: str) -> Iterator[str]:
-        return (part for part in map(id_from_storage_name, self._directories(directory)) if part is not None)
+    def _nested(self, goal: str) -> Iterator[tuple[str, str]]:
+        """The episodes and checkpoints of a goal that have steps, by one directory after the other."""
+        for episode in filter(_EPISODE.fullmatch, self._directories(goal)):
+            for checkpoint in self._directories(f"{goal}/{episode}"):
+                directory = f"{goal}/{episode}/{checkpoint}"
+                with self._translate("list", directory):
+                    steps = self._steps(directory)
+                if steps:
+                    yield episode, checkpoint
 
-    def _refuse_missing_bucket(self, err: FileNotFoundError) -> None:
-        """Raises when it is the bucket that is missing: that is not the same as nothing in it."""
-        if "NoSuchBucket" in codes(err):
-            raise err
-        if self._bucket_seen:
-            return
-        verb, more = _BUCKET[self._place.protocol]
-        try:
-            self._connected().ask(verb, self._place.root.partition("/")[0], **more)
-        except FileNotFoundError:
-            raise
-        except Exception:  # noqa: BLE001, S110 - who may not ask about the bucket is not told, and goes on
-            pass
-        self._bucket_seen = True
+    def _flat(self, goal: str) -> Iterator[tuple[str, str]]:
+        """The same by the names of all their steps: on an object store each directory would take a request."""
+        with self._translate("list", goal):
+            paths = [path.split("/") for path in self._files.paths(goal)]
+        steps = (path for path in paths if len(path) == 3 and step_of_object_name(path[2]) is not None)
+        yield from {(episode, checkpoint) for episode, checkpoint, _ in steps}
 
     @contextmanager
     def _translate(self, doing: str, path: str, *, maybe_saved: bool = False) -> Generator[None]:
@@ -317,6 +257,7 @@ class FsspecBackend:
         except (StoreUnavailable, CheckpointConflict):
             raise
         except Exception as err:
-            where = f"{self._url}/{path}".rstrip("/")
-            message = f"cannot {doing} {where}: {in_one_line(err)} ({advice(err)})"
+            message = f"cannot {doing} {f'{self._url}/{path}'.rstrip('/')}: {told(err, self._place.names)}"
+            if self._files.closed:
+                message = f"the store at {self._url} is closed"
             raise StoreUnavailable(message, maybe_saved=maybe_saved) from err

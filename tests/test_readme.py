@@ -13,11 +13,11 @@ from durable_store import Run, Store
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+EXAMPLE, AGENT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def run_example(directory: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", EXAMPLE], cwd=directory, capture_output=True, text=True, check=False)
+def run_example(directory: Path, code: str = EXAMPLE) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout
 
@@ -27,6 +27,11 @@ def test_the_example_has_about_fifteen_lines_and_runs_as_it_stands(tmp_path: Pat
     assert run_example(tmp_path) == "{'thoughts': 10}\n"
     assert (tmp_path / "runs.db").exists()
     assert run_example(tmp_path) == "{'thoughts': 10}\n", "the next episode"
+
+
+def test_the_agent_runs_as_it_stands(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_example(tmp_path, AGENT) == "{'thoughts': 10}\n"
 
 
 def test_the_promises_are_in_the_words_of_the_docstrings() -> None:
@@ -52,6 +57,8 @@ def test_the_commands_are_those_of_the_command_line(line: str, tmp_path: Path) -
     command = shlex.split(line)[1:]
     if command[0] == "demo":
         command = ["demo", "--help"]
+    elif command[0] == "conformance":
+        command += ["--only", "DS-SAVE-01"]
     done = subprocess.run(
         [sys.executable, "-m", "durable_store.cli", *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )

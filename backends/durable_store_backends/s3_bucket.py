@@ -30,7 +30,15 @@ from botocore.loaders import Loader, create_loader
 
 from durable_store.errors import InvalidURL, StoreUnavailable
 from durable_store_backends.s3_advice import cause, reason
-from durable_store_backends.s3_errors import ERRORS, answer, end_of_redirects, from_s3, may_be_done, may_pass, no_content
+from durable_store_backends.s3_errors import (
+    ERRORS,
+    answer,
+    end_of_redirects,
+    from_s3,
+    may_be_done,
+    may_pass,
+    no_content,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from durable_store import open_store
+from durable_store import episode, open_store
 from durable_store.runtime import Agent, Budget, EffectUncertain, Turn, run_goal, run_goal_best_of_n
 
 
@@ -75,6 +75,9 @@ async def mail(store: Any) -> None:
 
 
 async def best(store: Any) -> None:
+    if sys.argv[3] == "before the episode's end is written":
+        episode.end = lambda *_: die_if(sys.argv[3])
+
     def make_agent(attempt: int) -> Agent:
         async def act(turn: Turn) -> None:
             say("turn", attempt=attempt, number=turn.number, state=turn.state)

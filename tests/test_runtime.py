@@ -439,6 +439,14 @@ def test_a_kill_during_an_attempt_resumes_that_attempt_and_repeats_no_other(url:
     assert after[-1] == {"what": "got", "winner": 1, "episodes": [0, 1, 2]}
 
 
+def test_an_attempt_that_was_killed_behind_its_end_has_ended(url: str) -> None:
+    """Its root's key is closed, and its episode does not say so yet."""
+    place = "before the episode's end is written"
+    said = [line for process in (lives("best", url, place), lives("best", url)) for line in process]
+    assert sum(line["what"] == "turn" for line in said) == 9
+    assert said[-1] == {"what": "got", "winner": 1, "episodes": [0, 1, 2]}
+
+
 def test_an_attempt_that_raised_is_inherited_by_no_other_and_resumed_by_its_own(store: Store) -> None:
     fails = {0, 1}
 

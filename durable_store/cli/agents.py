@@ -6,17 +6,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from signal import SIGKILL, Signals
 from statistics import median
+from typing import IO
 
 from durable_store.cli.output import Failure
 from durable_store.cli.reviewer import CHECKPOINT_ID
 from durable_store.key import CheckpointKey
 
-_AHEAD = 64
+AHEAD = 64
 """Turns of leave given at once: more than an agent does while its demo is busy, less than a pipe holds."""
 
 
@@ -110,56 +111,94 @@ def run_agent(job: Job, durations: Durations, progress: Progress, plan: Plan) ->
     Raises:
         Failure: it ended otherwise; the message is its own error.
     """
-    with tempfile.TemporaryFile("w+") as complaints, _started(job, complaints.fileno()) as process:
-        life = Life(process.pid)
+    arguments = (job.url, job.goal, str(job.turns), str(job.seed))
+    with started("durable_store.cli.reviewer", arguments) as agent:
+        life = Life(agent.pid)
         target, leave = None, 0
-        for event, words in _reports(process):
+        for event, words in agent.reports():
             if not life.killed:  # what was in the pipe then was reported earlier
                 durations.ended(life.last)
             life.hear(event, words, job.goal)
             if event == "resumed":
                 target, leave = plan(life)
-                leave -= _give_leave(process, min(leave, _AHEAD))
+                leave -= agent.give_leave(min(leave, AHEAD))
             elif event == "committed":
-                leave -= _give_leave(process, min(leave, 1))
+                leave -= agent.give_leave(min(leave, 1))
                 progress(life.acknowledged + 1)
             elif target and not life.killed and (life.begun, event) == (target.turn, target.part):
                 time.sleep(target.fraction * durations.of(event))
-                process.kill()
+                agent.kill()
                 life.killed = True
-        status = process.wait()
-        life.killed = life.killed and status == -SIGKILL
-        if status != 0 and not life.killed:
-            ended = Signals(-status).name if status < 0 else f"exit status {status}"
-            complaints.seek(0)
-            raise Failure(": ".join((f"the agent's process ended with {ended}", *complaints.read().splitlines()[-1:])))
+        life.killed = agent.ended_by_kill()
         return life
 
 
+@dataclass(slots=True)
+class AgentProcess:
+    """A process that reports a line for each event, and begins a turn only with leave."""
+
+    process: subprocess.Popen[str]
+    complaints: IO[str]
+    killed: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.process.pid
+
+    def reports(self) -> Iterator[tuple[str, list[str]]]:
+        """Each event and its words, as they come, to the process's end."""
+        return _reports(self.process)
+
+    def give_leave(self, turns: int) -> int:
+        """Lets the agent begin so many turns more, and returns how many."""
+        if self.process.stdin:
+            with suppress(BrokenPipeError):  # it is dead, and the end of its reports will tell
+                os.write(self.process.stdin.fileno(), b"\n" * turns)
+        return turns
+
+    def kill(self) -> None:
+        """Kills it; its reports up to there can still be read."""
+        self.process.kill()
+        self.killed = True
+
+    def ended_by_kill(self) -> bool:
+        """Waits for its end, and tells whether that was our kill. Raises Failure if it was neither that nor success."""
+        status = self.process.wait()
+        killed = self.killed and status == -SIGKILL
+        if status != 0 and not killed:
+            ended = Signals(-status).name if status < 0 else f"exit status {status}"
+            self.complaints.seek(0)
+            told = self.complaints.read().splitlines()[-1:]
+            raise Failure(": ".join((f"the agent's process ended with {ended}", *told)))
+        return killed
+
+
 @contextmanager
-def _started(job: Job, complaints: int) -> Generator[subprocess.Popen[str]]:
-    """A fresh interpreter with the agent; whatever happens, it does not outlive this."""
-    process = subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
-        [
-            sys.executable,
-            "-P",  # a json.py in the current directory is none of ours
-            *("-m", "durable_store.cli.reviewer", job.url, job.goal, str(job.turns), str(job.seed)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=complaints,
-        encoding="utf-8",
-        errors="replace",
-        process_group=0,  # Ctrl-C is for the demo, which ends its agents itself
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+def started(module: str, arguments: Iterable[str]) -> Generator[AgentProcess]:
+    """A fresh interpreter that runs a module of ours; whatever happens, it does not outlive this."""
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
+            [
+                sys.executable,
+                "-P",  # a json.py in the current directory is none of ours
+                *("-m", module, *arguments),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints.fileno(),
+            encoding="utf-8",
+            errors="replace",
+            process_group=0,  # Ctrl-C is for the demo, which ends its agents itself
+        )
+        try:
+            yield AgentProcess(process, complaints)
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
 
 
 def _reports(process: subprocess.Popen[str]) -> Iterator[tuple[str, list[str]]]:
@@ -167,11 +206,3 @@ def _reports(process: subprocess.Popen[str]) -> Iterator[tuple[str, list[str]]]:
         if line.endswith("\n"):  # else the process was killed before it had reported
             event, *words = line.split()
             yield event, words
-
-
-def _give_leave(process: subprocess.Popen[str], turns: int) -> int:
-    """Lets the agent begin so many turns more, and returns how many."""
-    if process.stdin:
-        with suppress(BrokenPipeError):  # it is dead, and the end of its reports will tell
-            os.write(process.stdin.fileno(), b"\n" * turns)
-    return turns

@@ -3,30 +3,19 @@
 import hashlib
 import platform
 import random
-import secrets
-import shlex
-import shutil
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count, zip_longest
-from pathlib import Path
+from itertools import zip_longest
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from durable_store.cli.agents import Aim, Durations, Job, Life, aim, run_agent
-from durable_store.cli.output import Failure, console, on_terminal, printable, to_json
-from durable_store.errors import InvalidArgument, InvalidURL
+from durable_store.cli.output import Failure, console, printable, to_json
+from durable_store.cli.stage import check_kills, chosen, place, progress_bar, say, say_kept, tell_how_to_look
 from durable_store.record import random_tag
 from durable_store.store import Store, open_store
-
-Track = Callable[[str, int], Callable[[int], None]]
-"""Starts a bar of so many turns under a name, and returns what moves it."""
 
 _ROW = "{:>4}  {:>8}  {:>12}  {:<24}  {:>7}  {:>6}"
 _TITLES = _ROW.format("KILL", "PROCESS", "ACKNOWLEDGED", "HIT WHILE", "RESUMED", "REDONE")
@@ -68,7 +57,17 @@ def demo(
     ] = None,
     *,
     kills: Annotated[int, typer.Option(min=1, metavar="N", help="How often the agent is killed.")] = 5,
-    turns: Annotated[int, typer.Option(min=1, metavar="N", help="How many files it reviews, one a turn.")] = 60,
+    turns: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many files it reviews, one a turn; 60, or 12 for each child."),
+    ] = None,
+    attempts: Annotated[
+        int | None,
+        typer.Option(min=1, max=99, metavar="N", help="A best-of-N instead: each attempt is a swarm of children."),
+    ] = None,
+    children: Annotated[
+        int | None, typer.Option(min=1, max=9, metavar="N", help="How many children an attempt has.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(metavar="N", help="Decides which files, and when it is killed; by default random."),
@@ -79,30 +78,36 @@ def demo(
     The agent reviews the source files of Python's own standard library. It runs in processes of its own, which are
     killed with SIGKILL; each next one goes on from the last committed step. Then it runs once more, uninterrupted. Exit
     status 0 only if both end with the same state, no acknowledged turn was lost, and at most one was redone for a kill.
+
+    With --attempts or --children (1 each if only the other is given) it is a best-of-N of swarms, whose children review
+    the files and send a mail for each. Exit status 0 only if both have the same winner, results and scores, no
+    acknowledged turn was lost, every mail was sent exactly once, and each finished child was run once.
     """
-    if turns < 2 * kills + 1:
-        raise InvalidArgument(f"{kills} kills need at least {2 * kills + 1} turns, not {turns}: see --turns")
-    if url is None:
-        url = _new_directory()
-    elif url.lower().startswith("memory:"):
-        raise InvalidURL("no other process can open a memory:// store, so nothing in it survives a kill")
-    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    if attempts or children:
+        from durable_store.cli.swarm import swarm_demo  # noqa: PLC0415 - asyncio, which no other command needs
+
+        swarm_demo(url, kills, attempts or 1, children or 1, turns or 12, seed)
+        return
+    turns = turns or 60
+    check_kills(kills, turns)
+    url = place(url)
+    seed, chance = chosen(seed)
     job = Job(url, f"demo-{random_tag(3)}", turns, seed)
     screen = console()
     with open_store(url) as store:  # before anything is started: a URL that cannot be used is told here
         python = platform.python_version()
-        _say(screen, f"An agent reviews {turns} files of Python {python}'s standard library, one a turn.")
-        _say(screen, f"On its way it is killed {kills} time{'s' * (kills > 1)}. Its checkpoints are in")
-        _say(screen, printable(url))
-        with _progress_bar(screen) as track:
-            trial = Trial(job, kills, screen, random.Random(seed))  # noqa: S311 - to be repeated, not to be secret
+        say(screen, f"An agent reviews {turns} files of Python {python}'s standard library, one a turn.")
+        say(screen, f"On its way it is killed {kills} time{'s' * (kills > 1)}. Its checkpoints are in")
+        say(screen, printable(url))
+        with progress_bar(screen) as track:
+            trial = Trial(job, kills, screen, chance)
             finished = trial.run(track("killed and resumed", turns))
             witness = run_agent(job, Durations(), track("uninterrupted", turns), lambda _: (None, turns))
         failures = [*broken_promises(trial), *differences(store, finished, witness)]
         if not failures:
             _tell_success(screen, store, trial.kills, finished)
-        _tell_how_to_look(screen, url, finished)
-        _say(screen, f"The same again: --kills {kills} --turns {turns} --seed {seed}")
+        tell_how_to_look(screen, url, finished.key)
+        say(screen, f"The same again: --kills {kills} --turns {turns} --seed {seed}")
     if failures:
         raise Failure(f"the demo failed: {'; '.join(failures)}")
 
@@ -135,8 +140,8 @@ class Trial:
         if self.victim:
             self.kills.append(Kill(len(self.kills) + 1, self.victim, life))
             if len(self.kills) == 1:
-                _say(self.screen, f"\n{_TITLES}", style="bold")
-            _say(self.screen, str(self.kills[-1]))
+                say(self.screen, f"\n{_TITLES}", style="bold")
+            say(self.screen, str(self.kills[-1]))
         left = self.ordered - len(self.kills)
         if not left:
             return None, self.job.turns
@@ -181,54 +186,10 @@ def _tell_success(screen: Console, store: Store, kills: list[Kill], finished: Li
         return
     digest = hashlib.sha256(to_json(final.state).encode()).hexdigest()[:12]
     redone = sum(kill.redone for kill in kills)
-    _say(screen, "\nThen the same agent ran uninterrupted, and:")
+    say(screen, "\nThen the same agent ran uninterrupted, and:")
     for promise in (
         f"the final state is equal: {len(final.state['messages'])} messages, {final.size} bytes, sha256 {digest}…",
         f"no acknowledged turn was lost in {len(kills)} kills",
         f"at most one turn was redone for a kill, {redone} in all",
     ):
-        screen.print(Text.assemble(("  ok  ", "green"), promise), soft_wrap=True)
-
-
-def _tell_how_to_look(screen: Console, url: str, finished: Life) -> None:
-    _say(screen, "\nLook into it:")
-    for line in (("ls", url), ("history", url, str(finished.key)), ("show", url, str(finished.key))):
-        _say(screen, f"  {shlex.join((*_command(), *line))}", style="cyan")
-
-
-def _command() -> list[str]:
-    """How to call this program, from where it was called."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return [sys.executable, "-m", "durable_store.cli"]
-    # Not on the PATH: it is in a virtual environment that is not activated.
-    return [called.name if shutil.which(called.name) else sys.argv[0]]
-
-
-def _new_directory() -> str:
-    """The URL of a database in a directory that was not there before."""
-    for number in count(1):
-        directory = Path(f"durable-store-demo-{number}")
-        try:
-            directory.mkdir()
-        except FileExistsError:
-            continue
-        return f"sqlite:///{directory}/runs.db"
-    raise AssertionError("there are always more numbers")
-
-
-@contextmanager
-def _progress_bar(screen: Console) -> Generator[Track]:
-    """A bar for each part of the demo; nothing in a pipe, nothing left when it is done."""
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not on_terminal()) as bars:
-
-        def track(name: str, turns: int) -> Callable[[int], None]:
-            task = bars.add_task(name, total=turns)
-            return lambda done: bars.update(task, completed=done)
-
-        yield track
-
-
-def _say(screen: Console, line: str, style: str = "") -> None:
-    screen.print(Text(line, style=style), soft_wrap=True)
+        say_kept(screen, promise)

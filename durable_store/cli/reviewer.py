@@ -12,6 +12,7 @@ import random
 import sys
 import sysconfig
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,16 @@ def review_library(url: str, goal: str, turns: int, seed: int) -> None:
     """Reviews `turns` files, from wherever an earlier process was killed."""
     files = source_files(seed)
     with open_store(url) as store, store.resume(goal, CHECKPOINT_ID, initial={"messages": []}) as run:
-        _report("resumed", run.step, run.key.episode_id)
+        report("resumed", run.step, run.key.episode_id)
         state = run.state
         while (turn := len(state["messages"]) // 2) < turns:
             _wait_for_leave()
-            _report("begin", turn)
+            report("begin", turn)
             state["messages"] += review(files, turn)
-            _report("commit", turn)
-            _report("committed", run.commit(state))
+            report("commit", turn)
+            report("committed", run.commit(state))
         run.finish({"turns": turns})
-        _report("finished")
+        report("finished")
 
 
 def source_files(seed: int) -> list[str]:
@@ -103,22 +104,28 @@ def _wait_for_leave() -> None:
         raise SystemExit(1)  # the demo is gone, and nobody would stop us
 
 
-def _report(*words: object) -> None:
+def report(*words: object) -> None:
+    """Tells the demo of an event."""
     # One write for each report: a kill between two would tear it, and an unbuffered print makes one for each word.
     os.write(1, f"{' '.join(map(str, words))}\n".encode(errors="backslashreplace"))
 
 
-def _main() -> int:
+def reporting(work: Callable[[], None]) -> int:
+    """Works, and returns the exit status of the process; an error of ours is reported."""
     warnings.simplefilter("ignore")  # of the sources reviewed, which are what they are
-    url, goal, turns, seed = sys.argv[1:]
     try:
-        review_library(url, goal, int(turns), int(seed))
+        work()
     except DurableStoreError as err:
-        _report("error", " ".join(str(err).splitlines()))
+        report("error", " ".join(str(err).splitlines()))
         return 1
     except BrokenPipeError:
         return 1  # the demo is gone
     return 0
+
+
+def _main() -> int:
+    url, goal, turns, seed = sys.argv[1:]
+    return reporting(lambda: review_library(url, goal, int(turns), int(seed)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from durable_store import episode as episodes
 from durable_store.aio import AsyncStore
+from durable_store.backend import Backend
 from durable_store.episode import Episode
 from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
-from durable_store.key import CheckpointKey
+from durable_store.key import CheckpointKey, goal_text
+from durable_store.record import random_tag, writer_name
 from durable_store.runtime.agents import Agent, Life
 from durable_store.runtime.budget import Budget, BudgetExceeded
 from durable_store.runtime.keeping import Swarm, opened
@@ -165,9 +168,10 @@ async def _found(store: AsyncStore | None, goal_id: str | int, n: int) -> dict[i
     """
     found: dict[int, _Begun] = {}
     unused: list[_Begun] = []
-    for episode in await store.episodes(goal_id) if store else ():
-        if store is None or episode.status not in ("running", "finished") or not episode.root:
+    for listed in await store.episodes(goal_id) if store else ():
+        if store is None or listed.status not in ("running", "finished") or not listed.root:
             continue
+        episode = await asyncio.to_thread(_settled, store.backend, goal_text(goal_id), listed)
         latest = await store.latest(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=True)
         if latest is None:
             unused.append(_Begun(episode, {}))
@@ -177,6 +181,13 @@ async def _found(store: AsyncStore | None, goal_id: str | int, n: int) -> dict[i
         if number not in found and unused:
             found[number] = unused.pop()
     return found
+
+
+def _settled(backend: Backend, goal: str, episode: Episode) -> Episode:
+    """The episode, once its end is written down: a process may have been killed between its root's end and its own."""
+    if episodes.end_if_decided(backend, goal, episode, writer_name(random_tag())):
+        return episodes.read(backend, goal, episode.id) or episode
+    return episode
 
 
 async def _all(attempts: list["asyncio.Task[Attempt]"]) -> list[Attempt]:

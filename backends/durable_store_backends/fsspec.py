@@ -142,10 +142,13 @@ class FsspecBackend:
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
         directory = storage_path(key)
         with self._translate("prune", directory):
-            there = set(self._steps(directory)) if len(steps) > _MANY else steps
-            for step in steps:
-                if step in there:
-                    self._files.remove(f"{directory}/{object_name(step)}")
+            there = set(self._steps(directory)) if len(steps) > _MANY else set(steps)
+            paths = [f"{directory}/{object_name(step)}" for step in steps if step in there]
+            if self._place.is_flat and max(there, default=-1) not in steps:  # what `latest` shows does not change
+                self._files.remove_at_once(paths)
+            else:
+                for path in paths:
+                    self._files.remove(path)
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
         path = f"{storage_path(key)}/{object_name(step)}"

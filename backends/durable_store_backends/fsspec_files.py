@@ -5,7 +5,8 @@ None, and nothing to list or to remove.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from secrets import token_hex
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from typing import Any, ClassVar
 from durable_store_backends.fsspec_connection import Connection
 from durable_store_backends.fsspec_errors import is_hopeless, is_nothing
 from durable_store_backends.fsspec_place import Place, is_there, nearest_directory, parts
+
+_AT_ONCE = 8  # requests to remove files, on an object store
 
 
 class Files:
@@ -84,6 +87,15 @@ class Files:
         except FileNotFoundError as err:
             if not is_nothing(err):
                 raise
+
+    def remove_at_once(self, paths: Iterable[str]) -> None:
+        """Removes files, some at a time and in no order; after an error no more are begun."""
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            for _ in pool.map(self.remove, paths):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def names(self, directory: str) -> list[str]:
         """The names of the files in a directory."""

@@ -76,7 +76,11 @@ async def mail(store: Any) -> None:
 
 async def best(store: Any) -> None:
     if sys.argv[3] == "before the episode's end is written":
-        episode.end = lambda *_: die_if(sys.argv[3])
+
+        def end(*_: object) -> None:
+            die_if(sys.argv[3])
+
+        episode.end = end
 
     def make_agent(attempt: int) -> Agent:
         async def act(turn: Turn) -> None:

@@ -77,7 +77,7 @@ async def mail(store: Any) -> None:
 async def best(store: Any) -> None:
     if sys.argv[3] == "before the episode's end is written":
 
-        def end(*_: object) -> None:
+        def end(*_: Any, **__: Any) -> None:
             die_if(sys.argv[3])
 
         episode.end = end

@@ -13,7 +13,7 @@ AFTER = 10**9
 """The line of a kill behind all lines of a verb: it has returned, and the process dies before it can say so."""
 
 
-def _spread(lines: int, points: int = 40) -> list[int]:
+def _spread(lines: int, points: int = 24) -> list[int]:
     """Where to be killed in what takes so many lines: before the first, at some between, after the last."""
     return [*(round(lines * point / (points + 1)) for point in range(points + 1)), AFTER]
 

@@ -171,7 +171,9 @@ def agents_of(url: str) -> list[int]:
 
 
 def has_ended(agent: int) -> bool:
-    ended, _, _ = select.select([agent], [], [], 20)
+    poll = select.poll()
+    poll.register(agent, select.POLLIN)
+    ended = poll.poll(20_000)
     os.close(agent)
     return bool(ended)
 

@@ -58,7 +58,13 @@ class Journal:
 
     def lines(self) -> list[tuple[str, str, int]]:
         """All of it."""
-        return [(what, who, number) for what, who, number in map(json.loads, self.path.read_text().splitlines())]
+        return lines_of(self.path)
+
+
+def lines_of(journal: Path) -> list[tuple[str, str, int]]:
+    """What is in a journal, none if there is none."""
+    text = journal.read_text() if journal.exists() else ""
+    return [(what, who, number) for what, who, number in map(json.loads, text.splitlines())]
 
 
 def orchestrator(attempt: int, journal: Journal) -> Any:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from tests.servers import Server
-from tests.swarm import ATTEMPTS, CHILD_TURNS, CHILDREN, TURNS, Journal
+from tests.swarm import ATTEMPTS, CHILD_TURNS, CHILDREN, TURNS, lines_of
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 120  # seconds for a process
@@ -70,10 +70,10 @@ def killed_over_and_over(
     journal = directory / f"{uuid4().hex}.jsonl"
     story = Story()
     while True:
-        ready = sum(what == "ready" for what, _, _ in Journal(journal).lines())
+        ready = sum(what == "ready" for what, _, _ in lines_of(journal))
         process = start(url, journal)
         try:
-            while sum(what == "ready" for what, _, _ in Journal(journal).lines()) == ready:
+            while sum(what == "ready" for what, _, _ in lines_of(journal)) == ready:
                 assert process.poll() is None or process.returncode == 0
                 time.sleep(0.002)
             out, _ = process.communicate(timeout=chance.uniform(0, seconds))
@@ -84,7 +84,7 @@ def killed_over_and_over(
             continue
         assert process.returncode == 0
         break
-    look_at(Journal(journal).lines(), story)
+    look_at(lines_of(journal), story)
     return story, json.loads(out)
 
 

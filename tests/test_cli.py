@@ -192,6 +192,25 @@ def test_history_on_a_terminal_is_red_for_damaged_steps_alone(files: Path) -> No
     assert on_a_terminal(["history", str(files), str(KEY)], 140).count(red) == 1
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["conformance", "sqlite:///exam.db", "--only", "DS-STEPS"],
+        ["demo", "sqlite:///demo.db", "--kills", "1", "--turns", "4"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_pipe_that_was_closed_is_told_by_its_own_status(args: list[str], tmp_path: Path) -> None:
+    """And not by 1, which says that something failed."""
+    command = [sys.executable, "-m", "durable_store.cli", *args]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait(60) == 141
+
+
 def test_in_a_pipe_there_are_no_colours_even_for_a_colourful_terminal(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ def show_progress(stderr: IO[str]) -> Generator["Watcher"]:
 
 def tell(report: "Report", backend: str) -> None:
     """Prints a table for each group that was asked, what went wrong, the grade, and what all that did not show."""
-    screen = console() if on_terminal() else Console(width=_IN_A_PIPE, markup=False, emoji=False, highlight=False)
+    screen = console(None if on_terminal() else _IN_A_PIPE)
     asked = [each for each in report.clauses if each.result != "not asked"]
     screen.print(Text(f"The exam of {printable(backend)}"), soft_wrap=True)
     for group, results in groupby(asked, key=lambda each: each.clause.group):

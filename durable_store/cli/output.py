@@ -72,9 +72,15 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def console() -> Console:
-    """A console that interprets nothing in what it prints."""
-    return Console(markup=False, emoji=False, highlight=False)
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves a closed pipe to the program, as everywhere else: rich would end it with status 1."""
+        raise BrokenPipeError
+
+
+def console(width: int | None = None) -> Console:
+    """A console that interprets nothing in what it prints, as wide as the terminal if it is not told how wide."""
+    return _Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def print_rows(columns: list[Column], rows: Iterable[Row], *, as_json: bool) -> int:

@@ -19,6 +19,9 @@ in the place: else all of these could pass for an empty store.
 
 How durable: as the file system says. Nothing here can flush the disk behind an SFTP server.
 
+Errors: each file system raises its own, with no base class but Exception; that is caught, looked at in
+`fsspec_errors.py`, and raised as StoreUnavailable unless it says that a name is taken.
+
 Limits: `latest` and `steps` list all steps of a key, and each step is removed by a request of its own. Empty
 directories stay. Where fsspec is not asynchronous (SFTP) threads take turns. A kill while fencing is off can leave a
 temporary file behind, which nobody reads. fsspec believes an SFTP host whatever key it shows. Google's zonal buckets

@@ -1,7 +1,8 @@
 """The files below one place on a file system of fsspec: created, written whole, read, removed, listed.
 
 Paths are below the place. Whatever fsspec and the libraries below it raise is raised, but a file that is not there is
-None, and nothing to list or to remove.
+None, and nothing to list or to remove. Each file system raises errors of its own, with no base class but Exception: so
+that is what is caught here, to look at it or to tidy up, and raised again unless it says what was to be found out.
 """
 
 import os

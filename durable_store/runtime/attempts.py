@@ -168,8 +168,10 @@ async def _found(store: AsyncStore | None, goal_id: str | int, n: int) -> dict[i
     """
     found: dict[int, _Begun] = {}
     unused: list[_Begun] = []
-    for listed in await store.episodes(goal_id) if store else ():
-        if store is None or listed.status not in ("running", "finished") or not listed.root:
+    if store is None:
+        return found
+    for listed in await store.episodes(goal_id):
+        if listed.status not in ("running", "finished") or not listed.root:
             continue
         episode = await asyncio.to_thread(_settled, store.backend, goal_text(goal_id), listed)
         latest = await store.latest(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=True)

@@ -21,6 +21,7 @@ class Swarm:
         goal_id: what they work on.
         episode_id: which attempt at it; None as long as the store could not be asked.
         errors: how often the store could not be reached.
+        at_work: the checkpoint ids of the children that act now.
     """
 
     def __init__(self, store: AsyncStore | None, goal_id: str | int, *, keep: int | None, fail_open: bool) -> None:

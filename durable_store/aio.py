@@ -141,7 +141,7 @@ class AsyncRun:
     """A `Run` whose verbs are awaited. `AsyncStore.resume` makes it.
 
     Attributes:
-        run: the run itself, for its attributes; `run.state` and the others can be read here as well.
+        run: the run itself. Its attributes can be read here as well.
     """
 
     def __init__(self, run: Run, threads: "_Threads") -> None:
@@ -158,10 +158,45 @@ class AsyncRun:
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.run, name)
+    @property
+    def key(self) -> CheckpointKey:
+        """As `Run.key`."""
+        return self.run.key
+
+    @property
+    def step(self) -> int:
+        """As `Run.step`."""
+        return self.run.step
+
+    @property
+    def state(self) -> Any:
+        """As `Run.state`: a fresh copy at each reading."""
+        return self.run.state
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """As `Run.meta`."""
+        return self.run.meta
+
+    @property
+    def resumed(self) -> bool:
+        """As `Run.resumed`."""
+        return self.run.resumed
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """As `Run.skipped`."""
+        return self.run.skipped
+
+    @property
+    def finished(self) -> bool:
+        """As `Run.finished`."""
+        return self.run.finished
+
+    @property
+    def result(self) -> Any:
+        """As `Run.result`."""
+        return self.run.result
 
     def commit(self, state: object, *, meta: dict[str, Any] | None = None) -> Awaitable[int]:
         """As `Run.commit`. The state is encoded by this call, before anything is awaited."""

@@ -1,10 +1,15 @@
 """What several tests share: the long proofs' switch and their figures."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
 
 pytest_plugins = ["durable_store_conformance.plugin", "tests.servers", "tests.sftp"]
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell starts what it puts in the background deaf to Ctrl-C, and so are all processes that are started there."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

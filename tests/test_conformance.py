@@ -32,6 +32,9 @@ def expect_failure(request: pytest.FixtureRequest, reason: str) -> None:
 THOUSANDS = ("DS-SIZE-02", "DS-SIZE-03")
 """Ten thousand steps and keys: a minute each where every record is a request. There they are left to `make prove`."""
 
+KILLS_AT_LINES = ("DS-KILL-03", "DS-KILL-04", "DS-KILL-05", "DS-KILL-06")
+"""Kills at every line of the same client: for each change on the real server, for moto in `make prove`."""
+
 
 class TestFiles(StoreConformance):
     @pytest.fixture
@@ -46,7 +49,7 @@ class TestSqlite(StoreConformance):
 
 
 class TestMoto(StoreConformance):
-    prove = THOUSANDS
+    prove = THOUSANDS + KILLS_AT_LINES
 
     @pytest.fixture
     def url(self, moto_server: Server) -> str:
@@ -95,7 +98,7 @@ class TestMemory(StoreConformance):
 class TestFsspecMemory(StoreConformance):
     """As TestMemory: in one process it keeps every promise. The control is a long proof here: a minute of processes."""
 
-    prove = tuple(clause.id for clause in CLAUSES if "another process" in clause.needs)
+    prove = THOUSANDS + tuple(clause.id for clause in CLAUSES if "another process" in clause.needs)
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> Iterator[str]:

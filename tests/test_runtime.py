@@ -28,6 +28,7 @@ from durable_store.runtime import (
     Budget,
     BudgetExceeded,
     Drifted,
+    EffectDiffers,
     EffectUncertain,
     SwarmContext,
     Turn,
@@ -214,10 +215,42 @@ def test_a_role_that_cannot_be_is_refused(role: Any) -> None:
         Agent(role, three_turns)
 
 
-@pytest.mark.parametrize("options", [{"on_drift": "ignore"}, {"on_store_error": "ignore"}, {"store": "sqlite:///x.db"}])
-def test_an_option_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"role": "x" * 300}, "302 bytes"),
+        ({"depth": -1}, "depth"),
+        ({"max_turns": 0}, "max_turns"),
+        ({"max_turns": "5"}, "'5'"),
+    ],
+)
+def test_an_agent_that_cannot_be_is_refused(options: dict[str, Any], told: str) -> None:
+    given: dict[str, Any] = {"role": "a", "act": three_turns, **options}
+    with pytest.raises(InvalidArgument, match=told):
+        Agent(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"on_drift": "ignore"}, "on_drift is warn or raise, not 'ignore'"),
+        ({"on_store_error": "ignore"}, "on_store_error is raise or continue"),
+        ({"store": "sqlite:///x.db"}, r"not 'sqlite:///x.db': open_store\(url\) makes one"),
+        ({"budget": 5}, r"budget must be a Budget, Budget\(dollars=5\), not 5"),
+        ({"fingerprint": {1}}, "fingerprint: set"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidArgument, match=told):
         goes(three_turns, **options)
+
+
+def test_who_works_on_a_goal_is_an_agent() -> None:
+    somebody: Any = "orchestrator"
+    with pytest.raises(InvalidArgument, match="agent must be an Agent"):
+        run(run_goal("g-42", somebody))
+    with pytest.raises(InvalidArgument, match=r"make_agent\(0\) must return an Agent, not 'orchestrator'"):
+        run(run_goal_best_of_n("g-42", lambda _: somebody, 1, score=len, store=None))
 
 
 def test_an_async_store_is_taken_and_stays_open(store: Store) -> None:
@@ -346,7 +379,26 @@ def test_a_name_is_of_one_child(store: Store) -> None:
     async def again(turn: Turn) -> None:
         turn.finish([await turn.spawn("helper", three_turns, {"seen": [n]}, name="other") for n in range(2)])
 
-    assert goes(again, store, resume=False).result == [{"seen": [0, 0, 1, 2]}] * 2
+    with pytest.warns(Drifted, match=r"helper-1\.other began with another state"):
+        assert goes(again, store, resume=False).result == [{"seen": [0, 0, 1, 2]}] * 2
+
+
+def test_what_is_gathered_can_be_awaited(store: Store) -> None:
+    async def act(turn: Turn) -> None:
+        children: Any = [turn.spawn("helper", three_turns, {"seen": []})]
+        await turn.gather(children)
+
+    with pytest.raises(InvalidArgument, match=r"gather\(\*children\), not \[<"):
+        goes(act, store)
+
+
+def test_a_spawn_that_is_never_awaited_is_told(store: Store) -> None:
+    async def act(turn: Turn) -> None:
+        turn.spawn("helper", three_turns, {"seen": []})
+        turn.finish()
+
+    with pytest.warns(RuntimeWarning, match=r"orchestrator-0\.helper-1\.0 was spawned and never awaited"):
+        goes(act, store)
 
 
 def test_the_first_error_of_those_gathered_ends_the_others(store: Store) -> None:
@@ -515,6 +567,27 @@ def test_so_many_attempts_cannot_be(n: int, concurrency: int) -> None:
         run(attempts)
 
 
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([None], "not None"),
+        (["high"], "not 'high'"),
+        ([float("nan")], "NaN"),
+        ([1, [1]], r"comparable.*not \[1, \[1\]\]"),
+    ],
+)
+def test_a_score_that_cannot_win_or_lose_is_refused(store: Store, scores: list[Any], told: str) -> None:
+    def make_agent(attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            turn.finish(attempt)
+
+        return Agent("o", act)
+
+    best = run_goal_best_of_n("g", make_agent, len(scores), score=lambda result: scores[result], store=store)
+    with pytest.raises(InvalidArgument, match=told):
+        run(best)
+
+
 # Budgets
 
 
@@ -617,6 +690,24 @@ def test_the_budgets_wall_clock_does_not_reset(tmp_path: Path) -> None:
     assert latest.meta["budget"]["wall_seconds"] > 1
 
 
+def test_a_cap_of_ten_times_a_tenth_is_not_exceeded_by_ten_tenths() -> None:
+    budget = Budget(dollars=0.3)
+    for _ in range(3):
+        budget.add(dollars=0.1)  # 0.30000000000000004 in all
+    budget.check()
+    budget.add(dollars=0.0001)
+    with pytest.raises(BudgetExceeded, match=r"dollars 0\.3001 of 0\.3;"):
+        budget.check()
+
+
+def test_what_was_not_spent_reads_as_nothing(store: Store) -> None:
+    assert goes(three_turns, store).budget.spent["dollars"] == 0
+
+
+def test_a_cap_that_the_last_turn_exceeds_does_not_take_its_result_away(store: Store) -> None:
+    assert goes(spends, store, budget=Budget(dollars=2.5)).budget.spent["dollars"] == 3
+
+
 @pytest.mark.parametrize("amounts", [{"tokens": 1}, {"dollars": -1}, {"dollars": "1"}, {"wall_seconds": 1}])
 def test_what_is_not_counted_is_refused(amounts: Any) -> None:
     with pytest.raises(InvalidArgument):
@@ -710,7 +801,129 @@ def test_an_effect_that_raised_is_uncertain(store: Store) -> None:
         goes(act, store)
 
 
+def test_an_effect_asked_for_with_other_arguments_is_not_answered_with_what_is_recorded(store: Store) -> None:
+    to = ["a@example.org"]
+    sent: list[str] = []
+
+    async def act(turn: Turn) -> None:
+        await turn.once("send", sent.append, to[-1])
+        if len(to) == 1:
+            raise RuntimeError
+        turn.finish()
+
+    with pytest.raises(RuntimeError):
+        goes(act, store)
+    to.append("b@example.org")
+    with pytest.raises(
+        EffectDiffers, match=r"""'send' was begun with \("a@example.org"\) and is asked for with \("b@example.org"\)"""
+    ):
+        goes(act, store)
+    to.append("a@example.org")
+    goes(act, store)
+    assert sent == ["a@example.org"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "alike"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        (("x", 1), ["x", 1], True),
+        ("x" * 99 + "a", "x" * 99 + "b", False),
+        (1, 1.0, False),
+        (object(), object(), True),  # nothing else of them is the same in another process
+        (object(), 1, False),
+    ],
+)
+def test_arguments_of_an_effect_are_alike_as_json(store: Store, before: Any, now: Any, alike: bool) -> None:  # noqa: FBT001
+    given = [before]
+
+    async def act(turn: Turn) -> None:
+        await turn.once("effect", repr, given[-1])
+        if len(given) == 1:
+            raise RuntimeError
+        turn.finish()
+
+    with pytest.raises(RuntimeError):
+        goes(act, store)
+    given.append(now)
+    if alike:
+        goes(act, store)
+    else:
+        with pytest.raises(EffectDiffers):
+            goes(act, store)
+
+
+@pytest.mark.parametrize("wrong", [{"name": ""}, {"name": {"to": 1}}, {"function": "send"}, {"on_uncertain": "hook"}])
+def test_an_effect_that_cannot_be_is_refused_before_anything_is_committed(store: Store, wrong: dict[str, Any]) -> None:
+    async def act(turn: Turn) -> None:
+        given: dict[str, Any] = {"name": "effect", "function": print, **wrong}
+        await turn.once(**given)
+
+    with pytest.raises(InvalidArgument, match=r"is text|is a function"):
+        goes(act, store)
+    assert [info.step for info in store.history(KEY)] == [0]
+
+
+def test_an_effect_whose_result_is_no_json_is_uncertain(store: Store) -> None:
+    async def act(turn: Turn) -> None:
+        await turn.once("effect", object)
+
+    with pytest.raises(InvalidState, match=r"^result: object.* 'effect' is uncertain: it was called"):
+        goes(act, store)
+    with pytest.raises(EffectUncertain):
+        goes(act, store)
+
+
+def test_a_turn_with_more_effects_than_it_has_room_for_is_told(store: Store) -> None:
+    ran: list[int] = []
+
+    async def act(turn: Turn) -> None:
+        for n in range(1000):
+            await turn.once("an effect", ran.append, n)
+
+    with pytest.raises(
+        InvalidState, match=r"begun \d+ effects has no room for 'an effect': it belongs in the next turn"
+    ):
+        goes(act, store)
+    assert 300 <= len(ran) < 1000
+
+
 # Drift
+
+
+def test_a_child_that_began_with_another_state_is_told(store: Store) -> None:
+    ran: list[Any] = []
+
+    async def child(turn: Turn) -> None:
+        ran.append(turn.state)
+        turn.finish(turn.state)
+
+    def goes_with(question: int, **options: Any) -> Any:
+        async def act(turn: Turn) -> None:
+            answer = await turn.spawn("helper", child, {"question": question})
+            if len(ran) == 1 and question == 1:
+                raise RuntimeError
+            turn.finish(answer)
+
+        return goes(act, store, **options)
+
+    with pytest.raises(RuntimeError):
+        goes_with(1)
+    with pytest.raises(Drifted, match=r"orchestrator-0\.helper-1\.0 began with another state"):
+        goes_with(2, on_drift="raise")
+    with pytest.warns(Drifted):
+        assert goes_with(2).result == {"question": 1}
+    assert ran == [{"question": 1}]
+
+
+def test_a_name_in_a_fingerprint_that_is_there_without_a_value_is_not_absent(store: Store) -> None:
+    async def fails(_turn: Turn) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        goes(fails, store, fingerprint={"model": "a"})
+    with pytest.raises(Drifted, match="prompt was absent and is None"):
+        goes(fails, store, fingerprint={"model": "a", "prompt": None}, on_drift="raise")
 
 
 def test_another_fingerprint_is_told_by_what_differs(store: Store) -> None:
@@ -721,7 +934,7 @@ def test_another_fingerprint_is_told_by_what_differs(store: Store) -> None:
         goes(fails, store, fingerprint={"model": "a", "tools": ["x"], "prompt": 1})
     with pytest.raises(RuntimeError):
         goes(fails, store, fingerprint={"prompt": 1, "tools": ["x"], "model": "a"})
-    with pytest.raises(Drifted, match=r"model was 'a' and is 'b', extra was None and is 1$"):
+    with pytest.raises(Drifted, match=r"model was 'a' and is 'b', extra was absent and is 1$"):
         goes(three_turns, store, fingerprint={"model": "b", "tools": ["x"], "prompt": 1, "extra": 1}, on_drift="raise")
     with pytest.warns(Drifted, match="model was 'a' and is 'b'"):
         goes(three_turns, store, fingerprint={"model": "b", "tools": ["x"], "prompt": 1})

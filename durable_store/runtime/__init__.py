@@ -14,8 +14,9 @@ and started again, the same program goes on behind the last turn that was commit
 from durable_store.runtime.agents import Agent, SwarmContext, Turn
 from durable_store.runtime.attempts import Attempt, BestOfN, run_goal_best_of_n
 from durable_store.runtime.budget import Budget, BudgetExceeded
-from durable_store.runtime.effects import EffectUncertain
-from durable_store.runtime.goals import Drifted, GoalResult, run_goal
+from durable_store.runtime.drift import Drifted
+from durable_store.runtime.effects import EffectDiffers, EffectUncertain
+from durable_store.runtime.goals import GoalResult, run_goal
 
 __all__ = [
     "Agent",
@@ -24,6 +25,7 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "Drifted",
+    "EffectDiffers",
     "EffectUncertain",
     "GoalResult",
     "SwarmContext",

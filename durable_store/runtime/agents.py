@@ -1,8 +1,10 @@
 """An agent, its turns, and the children that it spawns."""
 
 import asyncio
+import hashlib
 import inspect
 import secrets
+import warnings
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,8 @@ import orjson
 
 from durable_store.aio import AsyncStore
 from durable_store.errors import CheckpointConflict, InvalidArgument, shown
+from durable_store.key import CheckpointKey
+from durable_store.runtime import drift
 from durable_store.runtime.budget import Budget, BudgetExceeded
 from durable_store.runtime.effects import Effects, Hook
 from durable_store.runtime.keeping import Kept, Swarm
@@ -24,14 +28,15 @@ class Agent:
     """Somebody who acts, turn by turn.
 
     Attributes:
-        role: what it is there for; without a dot, which separates a child from its parent.
+        role: what it is there for; text as in a checkpoint id, without a dot, which separates a child from its parent.
         act: one turn, `async def act(turn)`.
         depth: how many parents are above it.
         max_turns: after so many it ends with BudgetExceeded.
         name: `"{role}-{depth}-{random}"`, for logs and messages. Another one in each process: nothing is kept under it.
 
     Raises:
-        InvalidArgument: a role that is no text, empty or with a dot; an act that cannot be called.
+        InvalidArgument, InvalidKey: a role that cannot be part of a checkpoint id or has a dot; an act that cannot be
+            called; a depth below 0; max_turns below 1.
     """
 
     role: str
@@ -45,6 +50,11 @@ class Agent:
             raise InvalidArgument(f"a role is text without a dot, not {shown(self.role)}")
         if not callable(self.act):
             raise InvalidArgument(f"act is a function of a turn, not {shown(self.act)}")
+        for name, least in (("depth", 0), ("max_turns", 1)):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise InvalidArgument(f"{name} must be an int of at least {least}, not {shown(count)}")
+        CheckpointKey("any", 0, self.checkpoint_id)  # raises what its first commit would raise
         object.__setattr__(self, "name", self.name or f"{self.checkpoint_id}-{secrets.token_hex(3)}")
 
     @property
@@ -114,9 +124,13 @@ class Turn:
         recorded result. Effects of one name in one turn are told apart by their order. The result is JSON.
 
         Raises:
-            EffectUncertain: a process was killed within it; unless there is `on_uncertain(name, arguments)`, whose
-                answer, awaited if it can be, becomes the recorded result.
+            EffectUncertain: it was begun and has no result, because of a kill or an error of its own; unless there is
+                `on_uncertain(name, arguments)`, whose answer, awaited if it can be, becomes the recorded result.
+            EffectDiffers: it was begun with other arguments, of those that are JSON; the function was not called.
             StoreUnavailable: the intent could not be written; the function was not called.
+            InvalidState: what the function returned is no JSON: it was called, and is uncertain. Or the turn has no
+                room for its intent, after some 300: it was not called.
+            InvalidArgument: a name that is no text, a function that cannot be called.
         """
         return self._life.effects.once(name, function, args, on_uncertain)
 
@@ -125,10 +139,13 @@ class Turn:
 
         Its checkpoint id is `"{parent}.{role}-{depth}.{ordinal}"`: the ordinal counts all that this agent has ever
         spawned; a `name`, which is no number and has no dot, stands in its place. After a kill a finished child gives
-        its recorded result, any other goes on from its own last turn.
+        its recorded result, any other goes on from its own last turn; `state` is what a new one begins with, and one
+        that began with another is told, as `on_drift` of `run_goal` says.
 
         Raises:
-            InvalidArgument: a role or name that cannot be; an id that is too long, which bounds how deep children nest.
+            InvalidArgument: a role or name that cannot be.
+            InvalidKey: an id that is too long, which bounds how deep children nest.
+            InvalidState: a state that is no JSON.
         """
         return self._life.spawn(role, act, state, name)
 
@@ -137,6 +154,9 @@ class Turn:
 
         The first error ends the others and is raised: what stops the swarm before what one of them failed by.
         """
+        for each in awaitables:
+            if not isinstance(each, Child) and not inspect.isawaitable(each):
+                raise InvalidArgument(f"gather awaits children, gather(*children), not {shown(each)}")
         tasks = [each.started() if isinstance(each, Child) else asyncio.ensure_future(each) for each in awaitables]
         try:
             if tasks:
@@ -166,9 +186,12 @@ class Child:
         return self._task
 
     async def end(self) -> None:
-        """Lets it come to its end, if it has begun."""
+        """Lets it come to its end."""
         if self._task:
             await asyncio.wait([self._task])
+        else:
+            told = f"{self._life.kept.checkpoint_id} was spawned and never awaited: it did nothing"
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
 
     async def cancel(self) -> None:
         """Ends it, if it has begun; its last turn stays committed."""
@@ -191,6 +214,7 @@ class Life:
         self.context: SwarmContext
         self.effects: Effects
         self._parent = parent
+        self._given = self.kept.state
         self.turns: int = 0
         self._spawned: int = 0
         self._effects: int = 0
@@ -239,6 +263,7 @@ class Life:
         try:
             self.swarm.check()
             await self.begin()
+            self._look_at_drift()
             return (await self.live()).result
         except (CheckpointConflict, BudgetExceeded) as err:
             self.swarm.stop(err)
@@ -257,6 +282,13 @@ class Life:
         self._spawned += 1
         self._children.append(child)
         return child
+
+    def _look_at_drift(self) -> None:
+        given = hashlib.blake2b(self._given.json, digest_size=8).hexdigest()
+        if self.kept.meta.get("given", given) != given:
+            began = f"{self.kept.checkpoint_id} began with another state than the one that it is now spawned with"
+            drift.tell(f"{began}: it goes on with what it has", self.swarm.on_drift)
+        self.marks["given"] = given
 
     async def _act(self, turn: Turn) -> None:
         try:
@@ -277,11 +309,14 @@ class Life:
         self.swarm.check()
         self.budget.check()
         if self.turns >= self.agent.max_turns:
-            raise BudgetExceeded(f"{self.kept.checkpoint_id} has not finished in {self.agent.max_turns} turns")
+            raise BudgetExceeded(
+                f"{self.kept.checkpoint_id} has not finished in {self.agent.max_turns} turns; with a larger max_turns"
+                " it goes on from there"
+            )
 
     def _noted(self) -> dict[str, Any]:
         """What a commit within a turn carries: the last boundary's figures, and the effects that were begun since."""
-        last = self.kept.meta or {"turn": self.turns}
+        last = self.kept.meta or {"turn": self.turns, **self.marks}
         return {**last, "begun": self.effects.journal(), "budget": self.budget.snapshot(at_boundary=False)}
 
     def _book(self, *, at_boundary: bool) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from durable_store import episode as episodes
 from durable_store.aio import AsyncStore
 from durable_store.backend import Backend
@@ -14,8 +16,9 @@ from durable_store.errors import CheckpointConflict, CheckpointNotFound, Invalid
 from durable_store.key import CheckpointKey, goal_text
 from durable_store.record import random_tag, writer_name
 from durable_store.runtime.agents import Agent, Life
-from durable_store.runtime.budget import Budget, BudgetExceeded
+from durable_store.runtime.budget import Budget, BudgetExceeded, fresh
 from durable_store.runtime.keeping import Swarm, opened
+from durable_store.state import to_json
 from durable_store.store import Store
 
 _ENDS_ALL = (BudgetExceeded, CheckpointConflict, StoreUnavailable)
@@ -73,7 +76,8 @@ async def run_goal_best_of_n(
         goal_id: what is being attempted.
         make_agent: the agent of an attempt, by its number; a fresh one for each.
         n: how many attempts.
-        score: of a result; the highest wins. May be a coroutine function.
+        score: of a result; the highest wins. A number, or lists of numbers. May be a coroutine function. It is asked
+            once for each result, and what it said is kept; if it raises, its attempt counts as one that raised.
         store: where turns are committed; None keeps nothing.
         concurrency: how many attempts are under way at the same time.
         budget: its caps hold for all attempts together, over all processes.
@@ -88,7 +92,7 @@ async def run_goal_best_of_n(
     for name, count in (("n", n), ("concurrency", concurrency)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise InvalidArgument(f"{name} must be an int of at least 1, not {shown(count)}")
-    whole = (budget or Budget()).fresh()
+    whole = fresh(budget)
     async with opened(store) as kept_in:
         there = await _found(kept_in, goal_id, n)
         at_once = asyncio.Semaphore(concurrency)
@@ -96,13 +100,21 @@ async def run_goal_best_of_n(
 
         async def attempt(number: int) -> Attempt:
             async with at_once:
-                return await attempting.attempt(number, make_agent(number), there.get(number))
+                agent = make_agent(number)
+                if not isinstance(agent, Agent):
+                    raise InvalidArgument(f"make_agent({number}) must return an Agent, not {shown(agent)}")
+                return await attempting.attempt(number, agent, there.get(number))
 
         attempts = await _all([asyncio.ensure_future(attempt(number)) for number in range(n)])
     finished = [attempt for attempt in attempts if attempt.error is None]
     if not finished:
         raise next(attempt.error for attempt in attempts if attempt.error)
-    return BestOfN(max(finished, key=lambda attempt: attempt.score), attempts, whole)
+    try:
+        winner = max(finished, key=lambda attempt: attempt.score)
+    except TypeError as err:
+        scores = [attempt.score for attempt in finished]
+        raise InvalidArgument(f"scores must be comparable with one another, not {shown(scores)}") from err
+    return BestOfN(winner, attempts, whole)
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class _Attempting:
             result = begun.episode.result
             scored = await self._scored(begun.episode.id, agent, result)
             return Attempt(number, begun.episode.id, result, scored, begun.meta["turn"])
-        swarm = Swarm(self.store, self.goal_id, keep=self.keep, fail_open=False)
+        swarm = Swarm(self.store, self.goal_id, keep=self.keep)
         swarm.episode_id = begun.episode.id if begun else None
         life = Life(swarm, agent, agent.checkpoint_id, self.state, self.budget.child(), None)
         life.marks["attempt"] = number
@@ -148,6 +160,9 @@ class _Attempting:
         scored = self.score(result)
         if inspect.isawaitable(scored):
             scored = await scored
+        scored = orjson.loads(to_json(scored, name="score"))
+        if type(scored) not in (bool, int, float, list):
+            raise InvalidArgument(f"a score is a number, or a list of numbers, not {shown(scored)}")
         if self.store:
             await self.store.save(key, 0, {"score": scored})
         return scored

@@ -1,10 +1,11 @@
 """What a goal may cost, what it has cost, and the end of it when that is too much."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from durable_store.errors import DurableStoreError, InvalidArgument
+from durable_store.errors import DurableStoreError, InvalidArgument, shown
 
 KINDS = ("input_tokens", "output_tokens", "cached_tokens", "dollars", "tool_calls", "wall_seconds")
 """What is counted. Seconds count themselves."""
@@ -13,7 +14,8 @@ KINDS = ("input_tokens", "output_tokens", "cached_tokens", "dollars", "tool_call
 class BudgetExceeded(DurableStoreError):
     """A cap was exceeded. The last turn is committed: a run with a larger budget goes on from there.
 
-    It stops a whole swarm, and all attempts of a best-of-N.
+    It stops a whole swarm, and all attempts of a best-of-N. Caps are looked at before each turn: one that an agent's
+    last turn exceeds does not take away its result.
     """
 
 
@@ -43,13 +45,14 @@ class Budget:
         spent = ", ".join(
             f"{kind}={amount:g}" + (f" of {self.caps[kind]:g}" if kind in self.caps else "")
             for kind, amount in self.spent.items()
+            if amount or kind in self.caps
         )
         return f"<Budget {spent}>"
 
     @property
     def spent(self) -> dict[str, float]:
-        """What this agent and its children have spent, in this process and before it; seconds are the whole goal's."""
-        return {**self._spent, "wall_seconds": self.seconds}
+        """What this agent and its children have spent of each kind, in all processes; seconds are the whole goal's."""
+        return {**dict.fromkeys(KINDS, 0), **self._spent, "wall_seconds": self.seconds}
 
     @property
     def seconds(self) -> float:
@@ -78,14 +81,12 @@ class Budget:
             self._parent.check()
         spent = self.spent
         over = [
-            f"{kind} {spent.get(kind, 0):g} of {cap:g}" for kind, cap in self.caps.items() if spent.get(kind, 0) > cap
+            f"{kind} {spent[kind]:.10g} of {cap:.10g}"
+            for kind, cap in self.caps.items()
+            if spent[kind] > cap and not math.isclose(spent[kind], cap)  # ten times 0.1 is 1
         ]
         if over:
             raise BudgetExceeded(f"the budget is exceeded: {', '.join(over)}; a larger one goes on from the last turn")
-
-    def fresh(self) -> "Budget":
-        """One with the same caps that has spent nothing."""
-        return Budget(**self.caps)
 
     def child(self) -> "Budget":
         """One whose spending counts for this one too."""
@@ -119,6 +120,17 @@ class Budget:
         self._spent[kind] = self._spent.get(kind, 0) + amount
         if self._parent:
             self._parent._count(kind, amount)  # noqa: SLF001 - of the same class
+
+
+def fresh(budget: Budget | None) -> Budget:
+    """One with the same caps that has spent nothing.
+
+    Raises:
+        InvalidArgument: it is no Budget.
+    """
+    if not isinstance(budget, Budget | None):
+        raise InvalidArgument(f"budget must be a Budget, Budget(dollars=5), not {shown(budget)}")
+    return Budget(**budget.caps) if budget else Budget()
 
 
 def _checked(kind: str, amount: Any, *, least: float | None = None) -> float:

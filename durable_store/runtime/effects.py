@@ -1,20 +1,27 @@
 """What an agent does to the world: once, or reported as uncertain."""
 
+import hashlib
 import inspect
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from durable_store.errors import DurableStoreError
+from durable_store.errors import DurableStoreError, InvalidArgument, InvalidState, shown
 from durable_store.runtime.keeping import Kept
 from durable_store.state import to_json
 
 Hook = Callable[[str, tuple[Any, ...]], Any]
 
+_TOLD = 40
+"""Characters by which a journal, which every commit of a turn carries, tells an effect's arguments."""
+
 
 class EffectUncertain(DurableStoreError):
-    """A process was killed within an effect: nobody knows whether it was done.
+    """An effect was begun and has no result: nobody knows whether it was done.
+
+    A kill interrupted it, or an error of its own.
 
     Attributes:
         name: of the effect.
@@ -23,11 +30,41 @@ class EffectUncertain(DurableStoreError):
 
     def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
         super().__init__(
-            f"nobody knows whether {name!r} was done: a process was killed within it; find out, and tell it by"
-            " on_uncertain= what its result is"
+            f"nobody knows whether {name!r} was done: it was begun, and a kill or an error came before its result;"
+            " find out, and tell it by on_uncertain= what its result is"
         )
         self.name = name
         self.arguments = arguments
+
+
+class EffectDiffers(DurableStoreError):
+    """An effect that was begun before a kill is asked for with other arguments: what is recorded is no answer to that.
+
+    The turn decides anew what it does when it runs again. Take such a decision in a turn of its own, whose end commits
+    it, or by `once` too.
+
+    Attributes:
+        name: of the effect.
+        before: the arguments that it was begun with, as JSON, shortened.
+        arguments: those of now.
+    """
+
+    def __init__(self, name: str, before: str, arguments: tuple[Any, ...]) -> None:
+        super().__init__(
+            f"{name!r} was begun with ({before}) and is asked for with ({_told(arguments)}): commit a decision before"
+            " acting on it, by once or in the turn before"
+        )
+        self.name = name
+        self.before = before
+        self.arguments = arguments
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An effect of this turn: its number among all of the agent, and what it was begun with."""
+
+    number: int
+    told: str
 
 
 class Effects:
@@ -42,7 +79,7 @@ class Effects:
     ) -> None:
         self._kept = kept
         self._next: int = max([number, *(each["number"] + 1 for each in begun)])
-        self._begun = {(each["name"], each["order"]): each["number"] for each in begun}
+        self._begun = {(each["name"], each["order"]): _Begun(each["number"], each["with"]) for each in begun}
         self._meta = meta
         self._seen: dict[str, int] = {}
 
@@ -54,40 +91,75 @@ class Effects:
     @property
     def numbers(self) -> list[int]:
         """Of the effects of this turn."""
-        return sorted(self._begun.values())
+        return sorted(each.number for each in self._begun.values())
 
     def journal(self) -> list[dict[str, Any]]:
         """What a commit carries."""
-        return [{"name": name, "order": order, "number": n} for (name, order), n in self._begun.items()]
+        return [
+            {"name": name, "order": order, "number": each.number, "with": each.told}
+            for (name, order), each in self._begun.items()
+        ]
 
     def once(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
     ) -> Awaitable[Any]:
         """`Turn.once`. Its order among those of its name is that of the calls."""
+        if not isinstance(name, str) or not name:
+            raise InvalidArgument(f"an effect's name is text, not {shown(name)}")
+        for role, called in (("an effect", function), ("on_uncertain", on_uncertain or _told)):
+            if not callable(called):
+                raise InvalidArgument(f"{role} is a function, not {shown(called)}: once(name, function, *arguments)")
         order = self._seen[name] = self._seen.get(name, -1) + 1
         return self._once(name, order, function, args, on_uncertain)
 
     async def _once(
         self, name: str, order: int, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
     ) -> Any:
-        number = self._begun.get((name, order))
-        if number is None:
-            number = self._begun[name, order] = self._next
+        begun = self._begun.get((name, order))
+        if begun is None:
+            begun = self._begun[name, order] = _Begun(self._next, _told(args))
             self._next += 1
             try:
                 await self._kept.note(self._meta())
-            except BaseException:
+            except BaseException as err:
                 del self._begun[name, order]  # it was not begun; the number is not used again
+                if isinstance(err, InvalidState):
+                    many = f"a turn that has begun {len(self._begun)} effects has no room for {name!r}"
+                    raise InvalidState(f"{many}: it belongs in the next turn") from err
                 raise
             result = await _called(function, *args)
         else:
-            done = await self._kept.effect(number)
+            if begun.told != _told(args):
+                raise EffectDiffers(name, begun.told, args)
+            done = await self._kept.effect(begun.number)
             if done is not None:
                 return done["result"]
             if on_uncertain is None:
                 raise EffectUncertain(name, args)
             result = await _called(on_uncertain, name, args)
-        return await self._kept.record_effect(number, orjson.loads(to_json(result, name=f"result of {name!r}")))
+        try:
+            recorded = orjson.loads(to_json(result, name="result"))
+        except InvalidState as err:
+            raise InvalidState(
+                f"{err}; {name!r} is uncertain: it was called, and has no result that can be kept"
+            ) from err
+        return await self._kept.record_effect(begun.number, recorded)
+
+
+def _told(arguments: tuple[Any, ...]) -> str:
+    """Arguments as a journal tells them: alike for equal ones; for what is no JSON, its type alone."""
+    text = ", ".join(_one_told(each) for each in arguments)
+    if len(text) <= _TOLD:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{text[: _TOLD - len(digest) - 1]}…{digest}"
+
+
+def _one_told(argument: object) -> str:
+    try:
+        return orjson.dumps(orjson.loads(to_json(argument)), option=orjson.OPT_SORT_KEYS).decode()
+    except InvalidState:
+        return type(argument).__name__
 
 
 async def _called(function: Callable[..., Any], *args: Any) -> Any:

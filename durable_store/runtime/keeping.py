@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from durable_store.aio import AsyncRun, AsyncStore
-from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable
+from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
 from durable_store.key import CheckpointKey
+from durable_store.runtime.drift import OnDrift
 from durable_store.state import Encoded, to_json
 from durable_store.store import Store
 
@@ -22,15 +23,25 @@ class Swarm:
         episode_id: which attempt at it; None as long as the store could not be asked.
         errors: how often the store could not be reached.
         at_work: the checkpoint ids of the children that act now.
+        on_drift: what to do when what goes on is not what was begun.
     """
 
-    def __init__(self, store: AsyncStore | None, goal_id: str | int, *, keep: int | None, fail_open: bool) -> None:
+    def __init__(
+        self,
+        store: AsyncStore | None,
+        goal_id: str | int,
+        *,
+        keep: int | None,
+        fail_open: bool = False,
+        on_drift: OnDrift = "warn",
+    ) -> None:
         self.store = store
         self.goal_id = goal_id
         self.episode_id: int | None = None
         self.keep = keep
         self.errors = 0
         self.at_work: set[str] = set()
+        self.on_drift: OnDrift = on_drift
         self._fail_open = fail_open
         self._stopped: Exception | None = None
         self._told: set[str] = set()
@@ -182,7 +193,9 @@ async def opened(store: Store | AsyncStore | None) -> AsyncGenerator[AsyncStore 
         yield store
         return
     if not isinstance(store, Store):
-        raise InvalidArgument(f"store must be a Store, an AsyncStore or None, not {type(store).__name__}")
+        raise InvalidArgument(
+            f"store must be a Store, an AsyncStore or None, not {shown(store)}: open_store(url) makes one"
+        )
     threads = AsyncStore(store)
     try:
         yield threads

@@ -2,9 +2,8 @@
 
     python examples/chat_agent.py
 
-It asks a scripted stand-in (`stand_in.py`), offline; or a real one, if OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY
-are in the environment. Press Ctrl-C at any moment, or `kill -9` it, and give the same command again: it goes on behind
-its last turn, and writes no line of `notes.txt` twice, also if killed while it wrote. Its store is `chat_agent.db`.
+It asks a scripted stand-in, offline; or the API of OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY. Press Ctrl-C, or
+`kill -9` it, and start it again: it goes on in `chat_agent.db`, and writes no line of `notes.txt` twice.
 """
 
 import asyncio
@@ -30,14 +29,12 @@ MODEL = os.environ.get("OPENAI_MODEL", "stand-in")
 async def act(turn: Turn) -> None:
     """Asks the model, or does what it asked for in the turn before: asked again, it may ask for something else."""
     messages = turn.state["messages"]
+    print(f"turn {turn.number}, after {messages[-1]}")
     if calls := messages[-1].get("tool_calls"):
         for call in calls:
-            line = f"{turn.context.episode_id}/{call['id']} {json.loads(call['function']['arguments'])['text']}"
-            print(f"turn {turn.number}: to be written once: {line}")
-            content = await turn.once("note", note, line, on_uncertain=look_first)
+            content = await turn.once("note", note, turn.context.episode_id, call, on_uncertain=look_first)
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
         return
-    print(f"turn {turn.number}: asks the model")
     reply = await asyncio.to_thread(ask, messages)
     turn.budget.add(input_tokens=reply["usage"]["prompt_tokens"], output_tokens=reply["usage"]["completion_tokens"])
     messages.append(reply["choices"][0]["message"])
@@ -53,18 +50,21 @@ def ask(messages: list[Any]) -> Any:
         return json.load(answer)
 
 
-def note(line: str) -> str:
+def note(episode_id: int, call: Any) -> str:
     """The tool. It takes a while, so that you can kill it before the line is written, and after."""
     time.sleep(0.2)
-    with NOTES.open("a") as file:
-        file.write(f"{line}\n")
+    try:
+        with NOTES.open("a") as file:
+            file.write(f"{episode_id}/{call['id']} {json.loads(call['function']['arguments'])['text']}\n")
+    except (ValueError, LookupError, TypeError) as err:  # surely not done: that is a result, for the model to read
+        return f"not noted: {err!r}"
     time.sleep(0.2)
     return "noted"
 
 
 def look_first(name: str, arguments: tuple[Any, ...]) -> str:
     """A process was killed within the tool: the world must say whether it was done."""
-    done = NOTES.exists() and arguments[0] in NOTES.read_text().splitlines()
+    done = NOTES.exists() and f"{arguments[0]}/{arguments[1]['id']} " in NOTES.read_text()
     print(f"  a process was killed within {name!r}, which was {'done' if done else 'not done'}")
     return "noted" if done else note(*arguments)
 

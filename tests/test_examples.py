@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -196,6 +197,17 @@ def test_killed_within_its_tool_the_chat_agent_looks_what_is_done(tmp_path: Path
         assert f"  a process was killed within 'note', which was {done}" in said
         assert said[-1] == RESULTS["chat_agent"]
         assert notes(tmp_path / done) == [f"0/{fact}" for fact in FACTS]
+
+
+def test_a_tool_call_that_the_chat_agent_cannot_do_is_answered_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    example = runpy.run_path(str(EXAMPLES / "chat_agent.py"))
+    for asked in ("{", "[]", '{"txt": 1}', "null"):
+        assert example["note"](0, {"id": "call-0", "function": {"arguments": asked}}).startswith("not noted: ")
+    assert notes(tmp_path) == []
 
 
 @pytest.fixture

@@ -127,6 +127,10 @@ class AsyncStore:
 
         return self._threads.run(resume)
 
+    def call(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """Calls something else that blocks, in one of the store's threads."""
+        return self._threads.run(function, *args)
+
     async def close(self) -> None:
         """As `Store.close`; the threads end when what is under way has ended."""
         await self._threads.run(self.store.close)
@@ -162,6 +166,21 @@ class AsyncRun:
     def key(self) -> CheckpointKey:
         """As `Run.key`."""
         return self.run.key
+
+    @property
+    def writer(self) -> str:
+        """As `Run.writer`."""
+        return self.run.writer
+
+    @property
+    def keep(self) -> int | None:
+        """As `Run.keep`."""
+        return self.run.keep
+
+    @property
+    def root(self) -> str:
+        """As `Run.root`."""
+        return self.run.root
 
     @property
     def step(self) -> int:
@@ -220,7 +239,12 @@ class _Threads:
     """The worker threads of a store."""
 
     def __init__(self) -> None:
+        self._ended = False
+        self._begin()
+
+    def _begin(self) -> None:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="durable-store")
+        self._pid = os.getpid()
 
     def run(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
         """Calls a verb in a thread, beginning when this is awaited."""
@@ -230,20 +254,30 @@ class _Threads:
 
     def end(self) -> None:
         """Lets go of the threads."""
+        self._ended = True
         self._pool.shutdown(wait=False)
 
     async def _awaited(self, call: Callable[[], T]) -> T:
-        under_way = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        cancelled: asyncio.CancelledError | None = None
-        while not under_way.done():
-            try:
-                await asyncio.wait([under_way])
-            except asyncio.CancelledError as err:  # what is on its way to the storage cannot be called back
-                cancelled = err
-        if cancelled:
+        if self._ended:
+            return call()  # the store within is closed, and says so
+        if self._pid != os.getpid():  # a forked child has none of the threads
+            self._begin()
+        return await to_its_end(asyncio.get_running_loop().run_in_executor(self._pool, call))
+
+
+async def to_its_end(under_way: asyncio.Future[T]) -> T:
+    """What comes of it; a cancellation is held back until then, for what is half done is not known to be done."""
+    cancelled: asyncio.CancelledError | None = None
+    while not under_way.done():
+        try:
+            await asyncio.wait([under_way])
+        except asyncio.CancelledError as err:
+            cancelled = err
+    if cancelled:
+        if not under_way.cancelled():
             under_way.exception()  # looked at, or asyncio would complain that nobody did
-            raise cancelled
-        return under_way.result()
+        raise cancelled
+    return under_way.result()
 
 
 def _encoded(state: object) -> Encoded:

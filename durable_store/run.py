@@ -195,6 +195,11 @@ class Run:
         return meta
 
     @property
+    def root(self) -> str:
+        """The checkpoint id that started the episode; empty if it was started for any."""
+        return self._episode.root
+
+    @property
     def finished(self) -> bool:
         """Whether the key is closed: a finished or failed run committed its closing record."""
         return self._closing is not None

@@ -15,7 +15,7 @@ from durable_store.runtime.agents import Agent, SwarmContext, Turn
 from durable_store.runtime.attempts import Attempt, BestOfN, run_goal_best_of_n
 from durable_store.runtime.budget import Budget, BudgetExceeded
 from durable_store.runtime.drift import Drifted
-from durable_store.runtime.effects import EffectDiffers, EffectUncertain
+from durable_store.runtime.effects import EffectUncertain
 from durable_store.runtime.goals import GoalResult, run_goal
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "Drifted",
-    "EffectDiffers",
     "EffectUncertain",
     "GoalResult",
     "SwarmContext",

@@ -14,6 +14,7 @@ import orjson
 from durable_store.aio import AsyncStore
 from durable_store.errors import CheckpointConflict, InvalidArgument, shown
 from durable_store.key import CheckpointKey
+from durable_store.record import closing_json
 from durable_store.runtime import drift
 from durable_store.runtime.budget import Budget, BudgetExceeded
 from durable_store.runtime.effects import Effects, Hook
@@ -112,8 +113,12 @@ class Turn:
         self._life = life
 
     def finish(self, result: object = None) -> None:
-        """Makes this turn the last one; `result` is any JSON of at most 32 KiB, encoded now."""
-        self.ended = (orjson.loads(to_json(result, name="result")),)
+        """Makes this turn the last one; `result` is any JSON of at most 32 KiB, encoded now.
+
+        Raises:
+            InvalidState: JSON cannot hold the result, or it takes more: it belongs in the state.
+        """
+        self.ended = (orjson.loads(closing_json("finished", result))["result"],)
 
     def once(
         self, name: str, function: Callable[..., Any], *args: Any, on_uncertain: Hook | None = None
@@ -121,12 +126,14 @@ class Turn:
         """Awaits what the function returns, and never calls it twice in the life of this agent.
 
         The intent is committed before the call, the result kept after it: after a kill a finished effect returns its
-        recorded result. Effects of one name in one turn are told apart by their order. The result is JSON.
+        recorded result. Effects of one name in one turn are told apart by their order. The result is JSON. One that was
+        begun with other arguments, of those that are JSON, is told, as `on_drift` of `run_goal` says. Cancelled, the
+        agent ends when an effect that is under way has come to its end.
 
         Raises:
             EffectUncertain: it was begun and has no result, because of a kill or an error of its own; unless there is
                 `on_uncertain(name, arguments)`, whose answer, awaited if it can be, becomes the recorded result.
-            EffectDiffers: it was begun with other arguments, of those that are JSON; the function was not called.
+            CheckpointConflict: another process has taken over; the function was not called.
             StoreUnavailable: the intent could not be written; the function was not called.
             InvalidState: what the function returned is no JSON: it was called, and is uncertain. Or the turn has no
                 room for its intent, after some 300: it was not called.
@@ -203,7 +210,7 @@ class Life:
     """An agent at work, from where its last process was ended to where this one is, or to its finish."""
 
     def __init__(
-        self, swarm: Swarm, agent: Agent, checkpoint_id: str, state: object, budget: Budget, parent: str | None
+        self, swarm: Swarm, agent: Agent, checkpoint_id: str, state: object, budget: Budget, parent: "Life | None"
     ) -> None:
         self.swarm = swarm
         self.agent = agent
@@ -213,7 +220,10 @@ class Life:
         """What every commit carries beside what a life needs itself."""
         self.context: SwarmContext
         self.effects: Effects
+        self.resumed_from: int | None = None
         self._parent = parent
+        self._in_turn = parent.turns if parent else None
+        self._superfluous: list[int] = []
         self._given = self.kept.state
         self.turns: int = 0
         self._spawned: int = 0
@@ -221,38 +231,57 @@ class Life:
         self._children: list[Child] = []
 
     async def begin(self, *, afresh: bool = False) -> None:
-        """Goes to where the last process has come."""
-        await self.kept.begin(afresh=afresh)
-        meta = self.kept.meta
+        """Goes to where the last process has come. The first agent opens the episode, before anybody can join it."""
+        kept, swarm = self.kept, self.swarm
+        await kept.begin(afresh=afresh)
+        if not kept.has_place and swarm.store:
+            await kept.begin(afresh=afresh)  # once more: behind its first turn it would be too late to go on
+        meta = kept.meta
         self.turns, self._spawned = meta.get("turn", 0), meta.get("spawned", 0)
         self._effects = meta.get("effects", 0)
-        self.budget.restore(meta.get("budget", {}))
+        self.resumed_from = kept.step if kept.step >= 0 else None
+        self._restore_budget(meta)
+        if self._parent is None:
+            if meta.get("blind"):
+                swarm.blind = True
+            if kept.step < 0:
+                await kept.commit(kept.state, self._book(at_boundary=True))
         self.context = SwarmContext(
-            self.swarm.goal_id, self.swarm.store, self.swarm.episode_id or 0, self.budget, self._parent
+            swarm.goal_id,
+            swarm.store,
+            swarm.episode_id or 0,
+            self.budget,
+            self._parent.kept.checkpoint_id if self._parent else None,
         )
+
+    def _restore_budget(self, meta: dict[str, Any]) -> None:
+        """What a child has spent in an earlier turn of its parent, that turn's commit has counted already."""
+        spent, paid = meta.get("budget", {}), meta.get("paid", {})
+        if self._in_turn is not None:
+            if meta.get("in_turn", self._in_turn) < self._in_turn:
+                paid = spent
+            self.marks.update(in_turn=self._in_turn, paid=paid)
+        self.budget.restore(spent, paid=paid)
 
     async def live(self) -> Outcome:
         """Acts until the agent has finished."""
-        kept, came_from = self.kept, self.kept.step if self.kept.step >= 0 else None
+        kept = self.kept
         begun: list[dict[str, Any]] = kept.meta.get("begun", [])
-        if came_from is None and self._parent is None:
-            await kept.commit(kept.state, self._book(at_boundary=True))  # the episode is there before anybody joins it
         while not kept.finished:
             self._check()
             turn = Turn(self, self.turns, orjson.loads(kept.state.json))
-            self.effects = Effects(kept, self._effects, begun, self._noted)
+            self.effects = Effects(self.swarm, kept, self._effects, begun, self._noted)
             begun = []
             await self._act(turn)
-            state, superfluous = Encoded(to_json(turn.state)), self.effects.numbers
+            state = Encoded(to_json(turn.state))
+            self._superfluous += self.effects.numbers
             self.turns, self._effects = self.turns + 1, self.effects.count
             book = self._book(at_boundary=True)
-            if turn.ended:
-                await kept.finish(turn.ended[0], state, book)
-            else:
-                await kept.commit(state, book)
-            await kept.forget_effects(superfluous)
+            if await (kept.finish(turn.ended[0], state, book) if turn.ended else kept.commit(state, book)):
+                await kept.forget_effects(self._superfluous)
+                self._superfluous = []
             await asyncio.sleep(0)  # an agent that awaits nothing can be cancelled here
-        return Outcome(kept.result, self.turns, came_from)
+        return Outcome(kept.result, self.turns, self.resumed_from)
 
     async def result(self) -> Any:
         """Lives as a child, and gives the result."""
@@ -265,9 +294,6 @@ class Life:
             await self.begin()
             self._look_at_drift()
             return (await self.live()).result
-        except (CheckpointConflict, BudgetExceeded) as err:
-            self.swarm.stop(err)
-            raise
         finally:
             at_work.discard(name)
 
@@ -277,14 +303,15 @@ class Life:
             raise InvalidArgument(f"a child's name is text without a dot, and no number: not {shown(name)}")
         agent = Agent(role, act, depth=self.agent.depth + 1)
         label = self._spawned if name is None else name
-        own = self.kept.checkpoint_id
-        child = Child(Life(self.swarm, agent, f"{own}.{agent.checkpoint_id}.{label}", state, self.budget.child(), own))
+        checkpoint_id = f"{self.kept.checkpoint_id}.{agent.checkpoint_id}.{label}"
+        child = Child(Life(self.swarm, agent, checkpoint_id, state, self.budget.child(), self))
         self._spawned += 1
         self._children.append(child)
         return child
 
     def _look_at_drift(self) -> None:
-        given = hashlib.blake2b(self._given.json, digest_size=8).hexdigest()
+        sorted_json = orjson.dumps(orjson.loads(self._given.json), option=orjson.OPT_SORT_KEYS)
+        given = hashlib.blake2b(sorted_json, digest_size=8).hexdigest()
         if self.kept.meta.get("given", given) != given:
             began = f"{self.kept.checkpoint_id} began with another state than the one that it is now spawned with"
             drift.tell(f"{began}: it goes on with what it has", self.swarm.on_drift)
@@ -307,12 +334,12 @@ class Life:
 
     def _check(self) -> None:
         self.swarm.check()
-        self.budget.check()
-        if self.turns >= self.agent.max_turns:
-            raise BudgetExceeded(
-                f"{self.kept.checkpoint_id} has not finished in {self.agent.max_turns} turns; with a larger max_turns"
-                " it goes on from there"
-            )
+        over = self.budget.over()
+        if not over and self.turns >= self.agent.max_turns:
+            over = f"{self.kept.checkpoint_id} has not finished in {self.agent.max_turns} turns"
+        if over:
+            self.swarm.stop(BudgetExceeded(f"{over}; with a larger cap it goes on from the last turn"))
+        self.swarm.check()
 
     def _noted(self) -> dict[str, Any]:
         """What a commit within a turn carries: the last boundary's figures, and the effects that were begun since."""
@@ -325,6 +352,7 @@ class Life:
             "spawned": self._spawned,
             "effects": self._effects,
             "budget": self.budget.snapshot(at_boundary=at_boundary),
+            **({"blind": True} if self.swarm.blind and self._parent is None else {}),
             **self.marks,
         }
 

@@ -31,10 +31,10 @@ class Attempt:
     Attributes:
         number: 0, 1 …
         episode_id: where it is kept.
-        result: what it finished with; None if it raised.
+        result: what it finished with; None if it did not.
         score: of the result; None if it raised.
         turns: how many it took.
-        error: what it raised. It stays open: calling again resumes it.
+        error: what it raised, or `score` of its result. Calling again resumes it, or asks for the score again.
     """
 
     number: int
@@ -76,8 +76,8 @@ async def run_goal_best_of_n(
         goal_id: what is being attempted.
         make_agent: the agent of an attempt, by its number; a fresh one for each.
         n: how many attempts.
-        score: of a result; the highest wins. A number, or lists of numbers. May be a coroutine function. It is asked
-            once for each result, and what it said is kept; if it raises, its attempt counts as one that raised.
+        score: of a result; the highest wins. A number, or lists of numbers. May be a coroutine function. What it
+            said is kept, and it is not asked again; if it raises, its attempt counts as one that raised.
         store: where turns are committed; None keeps nothing.
         concurrency: how many attempts are under way at the same time.
         budget: its caps hold for all attempts together, over all processes.
@@ -86,6 +86,7 @@ async def run_goal_best_of_n(
 
     Raises:
         BudgetExceeded, CheckpointConflict, StoreUnavailable: all attempts were ended at their last turn.
+        CheckpointNotFound: an attempt was begun under another role.
         Exception: of the first attempt, when all have raised. One that raised while another one finished is told in
             its Attempt.
     """
@@ -94,16 +95,19 @@ async def run_goal_best_of_n(
             raise InvalidArgument(f"{name} must be an int of at least 1, not {shown(count)}")
     whole = fresh(budget)
     async with opened(store) as kept_in:
-        there = await _found(kept_in, goal_id, n)
+        attempting = _Attempting(kept_in, goal_id, keep, state, score, await _found(kept_in, goal_id))
+        budgets = [whole.child() for _ in range(n)]
+        for number, begun in attempting.found.by_number.items():
+            if number < n:
+                budgets[number].restore(begun.meta["budget"])  # all of it, before anybody spends more
         at_once = asyncio.Semaphore(concurrency)
-        attempting = _Attempting(kept_in, goal_id, keep, state, score, whole)
 
         async def attempt(number: int) -> Attempt:
             async with at_once:
                 agent = make_agent(number)
                 if not isinstance(agent, Agent):
                     raise InvalidArgument(f"make_agent({number}) must return an Agent, not {shown(agent)}")
-                return await attempting.attempt(number, agent, there.get(number))
+                return await attempting.attempt(number, agent, budgets[number])
 
         attempts = await _all([asyncio.ensure_future(attempt(number)) for number in range(n)])
     finished = [attempt for attempt in attempts if attempt.error is None]
@@ -126,28 +130,48 @@ class _Attempting:
     keep: int | None
     state: object
     score: Callable[[Any], Any]
-    budget: Budget
+    found: "_Found"
 
-    async def attempt(self, number: int, agent: Agent, begun: "_Begun | None") -> Attempt:
+    async def attempt(self, number: int, agent: Agent, budget: Budget) -> Attempt:
         """Goes on with an attempt, or begins it, or tells what came of it."""
-        if begun and begun.episode.status == "finished":
-            self.budget.child().restore(begun.meta["budget"])
-            result = begun.episode.result
-            scored = await self._scored(begun.episode.id, agent, result)
-            return Attempt(number, begun.episode.id, result, scored, begun.meta["turn"])
+        begun = self.found.by_number.get(number)
+        if begun and begun.episode.root != agent.checkpoint_id:
+            raise CheckpointNotFound(
+                f"attempt {number} at {self.goal_id!r} is run by {begun.episode.root!r}, not by"
+                f" {agent.checkpoint_id!r}: a role is the same in every process"
+            )
         swarm = Swarm(self.store, self.goal_id, keep=self.keep)
-        swarm.episode_id = begun.episode.id if begun else None
-        life = Life(swarm, agent, agent.checkpoint_id, self.state, self.budget.child(), None)
-        life.marks["attempt"] = number
+        swarm.episode_id = begun.episode.id if begun else self.found.unused(agent.checkpoint_id)
+        result, turns = None, 0
         try:
-            await life.begin(afresh=begun is None)
-            outcome = await life.live()
-            scored = await self._scored(swarm.episode_id or 0, agent, outcome.result)
+            if begun and begun.episode.status == "finished":
+                result, turns = begun.episode.result, begun.meta["turn"]
+            else:
+                life = Life(swarm, agent, agent.checkpoint_id, self.state, budget, None)
+                life.marks["attempt"] = number
+                await life.begin(afresh=swarm.episode_id is None)
+                if not begun:
+                    await self._look_for_others(number, swarm)
+                outcome = await life.live()
+                result, turns = outcome.result, outcome.turns
+            scored = await self._scored(swarm.episode_id or 0, agent, result)
         except _ENDS_ALL:
             raise
         except Exception as err:  # noqa: BLE001 - told in the attempt
-            return Attempt(number, swarm.episode_id or 0, turns=life.turns, error=err)
-        return Attempt(number, swarm.episode_id or 0, outcome.result, scored, outcome.turns)
+            return Attempt(number, swarm.episode_id or 0, result, turns=turns, error=err)
+        return Attempt(number, swarm.episode_id or 0, result, scored, turns)
+
+    async def _look_for_others(self, number: int, swarm: Swarm) -> None:
+        """Of two processes that begin an attempt at the same time, the one with the earlier episode goes on.
+
+        Both have committed before they look, so that at least one sees the other.
+        """
+        found = await _found(self.store, self.goal_id)
+        if self.store and found.by_number[number].episode.id != swarm.episode_id:
+            other = found.by_number[number].episode.id
+            raise CheckpointConflict(
+                f"attempt {number} at {self.goal_id!r} is under way in episode {other}: another process has taken over"
+            )
 
     async def _scored(self, episode_id: int, agent: Agent, result: Any) -> Any:
         """The score of a result: the one in the store, or a new one, which is then kept there."""
@@ -176,27 +200,35 @@ class _Begun:
     meta: dict[str, Any]
 
 
-async def _found(store: AsyncStore | None, goal_id: str | int, n: int) -> dict[int, _Begun]:
-    """The attempts that were begun, by their numbers.
+class _Found:
+    """What earlier processes have begun."""
 
-    An episode that was started and has no record yet is of nobody: the next attempt to begin takes it.
-    """
-    found: dict[int, _Begun] = {}
-    unused: list[_Begun] = []
+    def __init__(self) -> None:
+        self.by_number: dict[int, _Begun] = {}
+        self.unrecorded: list[Episode] = []
+
+    def unused(self, root: str) -> int | None:
+        """An episode of that root which was started and has no record yet: the next attempt to begin takes it."""
+        for place, episode in enumerate(self.unrecorded):
+            if episode.root == root:
+                return self.unrecorded.pop(place).id
+        return None
+
+
+async def _found(store: AsyncStore | None, goal_id: str | int) -> _Found:
+    """The attempts that were begun; of two episodes with the same number, the earlier counts."""
+    found = _Found()
     if store is None:
         return found
-    for listed in await store.episodes(goal_id):
+    for listed in reversed(await store.episodes(goal_id)):
         if listed.status not in ("running", "finished") or not listed.root:
             continue
-        episode = await asyncio.to_thread(_settled, store.backend, goal_text(goal_id), listed)
+        episode = await store.call(_settled, store.backend, goal_text(goal_id), listed)
         latest = await store.latest(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=True)
         if latest is None:
-            unused.append(_Begun(episode, {}))
+            found.unrecorded.append(episode)
         elif "attempt" in latest.meta:
-            found.setdefault(latest.meta["attempt"], _Begun(episode, latest.meta))
-    for number in range(n):
-        if number not in found and unused:
-            found[number] = unused.pop()
+            found.by_number.setdefault(latest.meta["attempt"], _Begun(episode, latest.meta))
     return found
 
 

@@ -10,6 +10,8 @@ from durable_store.errors import DurableStoreError, InvalidArgument, shown
 KINDS = ("input_tokens", "output_tokens", "cached_tokens", "dollars", "tool_calls", "wall_seconds")
 """What is counted. Seconds count themselves."""
 
+_NOTHING: Mapping[str, Any] = {}
+
 
 class BudgetExceeded(DurableStoreError):
     """A cap was exceeded. The last turn is committed: a run with a larger budget goes on from there.
@@ -29,7 +31,7 @@ class Budget:
         caps: the most of each kind; without those that have no cap.
 
     Raises:
-        InvalidArgument: a kind that is not counted, or a cap that is no number above 0.
+        InvalidArgument: a kind that is not counted, or a cap that is no number of at least 0.
     """
 
     def __init__(self, **caps: float | None) -> None:
@@ -70,23 +72,22 @@ class Budget:
         for kind, amount in amounts.items():
             if kind == "wall_seconds":
                 raise InvalidArgument("wall_seconds count themselves")
-            _checked(kind, amount, least=0)
+            _checked(kind, amount)
         for kind, amount in amounts.items():
             self._own[kind] = self._own.get(kind, 0) + amount
             self._count(kind, amount)
 
-    def check(self) -> None:
-        """Raises BudgetExceeded if the goal has spent more than it may."""
+    def over(self) -> str:
+        """What the goal has spent beyond its caps, in words; empty if nothing."""
         if self._parent:
-            self._parent.check()
+            return self._parent.over()
         spent = self.spent
         over = [
             f"{kind} {spent[kind]:.10g} of {cap:.10g}"
             for kind, cap in self.caps.items()
             if spent[kind] > cap and not math.isclose(spent[kind], cap)  # ten times 0.1 is 1
         ]
-        if over:
-            raise BudgetExceeded(f"the budget is exceeded: {', '.join(over)}; a larger one goes on from the last turn")
+        return f"the budget is exceeded: {', '.join(over)}" if over else ""
 
     def child(self) -> "Budget":
         """One whose spending counts for this one too."""
@@ -103,12 +104,18 @@ class Budget:
         }
         return {**within, "wall_seconds": round(self.seconds, 3)}
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Takes over what a snapshot says was spent by earlier processes."""
+    def restore(self, snapshot: Mapping[str, Any], *, paid: Mapping[str, Any] = _NOTHING) -> None:
+        """Takes over what a snapshot says was spent by earlier processes; twice is as once.
+
+        What was `paid` of it is counted by the parent already.
+        """
         for kind in KINDS[:-1]:
-            amount = snapshot.get(kind, 0)
-            self._count(kind, amount)
-            self._at_boundary[kind] = self._at_boundary.get(kind, 0) + amount
+            behind = snapshot.get(kind, 0) - self._at_boundary.get(kind, 0)
+            if behind > 0:
+                self._spent[kind] = self._spent.get(kind, 0) + behind
+                self._at_boundary[kind] = self._at_boundary.get(kind, 0) + behind
+                if self._parent:
+                    self._parent._count(kind, behind - paid.get(kind, 0))  # noqa: SLF001 - of the same class
         top = self
         while top._parent:
             top = top._parent
@@ -133,9 +140,9 @@ def fresh(budget: Budget | None) -> Budget:
     return Budget(**budget.caps) if budget else Budget()
 
 
-def _checked(kind: str, amount: Any, *, least: float | None = None) -> float:
+def _checked(kind: str, amount: Any) -> float:
     if kind not in KINDS:
         raise InvalidArgument(f"a budget counts {', '.join(KINDS)}, not {kind!r}")
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= (least or 0):
-        raise InvalidArgument(f"{kind} must be a number of at least {least or 0}, not {amount!r}")
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+        raise InvalidArgument(f"{kind} must be a number of at least 0, not {shown(amount)}")
     return amount

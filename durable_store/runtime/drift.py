@@ -10,7 +10,10 @@ OnDrift = Literal["warn", "raise"]
 
 
 class Drifted(DurableStoreError, UserWarning):
-    """What goes on is not quite what was begun: another model, prompt or tool list; or another state for a child."""
+    """What goes on is not quite what was begun: another model, prompt or tool list; another state for a child.
+
+    Or other arguments for an effect.
+    """
 
 
 def tell(what: str, on_drift: OnDrift) -> None:

@@ -1,5 +1,7 @@
 """What an agent does to the world: once, or reported as uncertain."""
 
+import asyncio
+import bisect
 import hashlib
 import inspect
 from collections.abc import Awaitable, Callable
@@ -8,8 +10,10 @@ from typing import Any
 
 import orjson
 
+from durable_store.aio import to_its_end
 from durable_store.errors import DurableStoreError, InvalidArgument, InvalidState, shown
-from durable_store.runtime.keeping import Kept
+from durable_store.runtime import drift
+from durable_store.runtime.keeping import Kept, Swarm
 from durable_store.state import to_json
 
 Hook = Callable[[str, tuple[Any, ...]], Any]
@@ -37,28 +41,6 @@ class EffectUncertain(DurableStoreError):
         self.arguments = arguments
 
 
-class EffectDiffers(DurableStoreError):
-    """An effect that was begun before a kill is asked for with other arguments: what is recorded is no answer to that.
-
-    The turn decides anew what it does when it runs again. Take such a decision in a turn of its own, whose end commits
-    it, or by `once` too.
-
-    Attributes:
-        name: of the effect.
-        before: the arguments that it was begun with, as JSON, shortened.
-        arguments: those of now.
-    """
-
-    def __init__(self, name: str, before: str, arguments: tuple[Any, ...]) -> None:
-        super().__init__(
-            f"{name!r} was begun with ({before}) and is asked for with ({_told(arguments)}): commit a decision before"
-            " acting on it, by once or in the turn before"
-        )
-        self.name = name
-        self.before = before
-        self.arguments = arguments
-
-
 @dataclass(frozen=True)
 class _Begun:
     """An effect of this turn: its number among all of the agent, and what it was begun with."""
@@ -75,13 +57,15 @@ class Effects:
     """
 
     def __init__(
-        self, kept: Kept, number: int, begun: list[dict[str, Any]], meta: Callable[[], dict[str, Any]]
+        self, swarm: Swarm, kept: Kept, number: int, begun: list[dict[str, Any]], meta: Callable[[], dict[str, Any]]
     ) -> None:
+        self._swarm = swarm
         self._kept = kept
         self._next: int = max([number, *(each["number"] + 1 for each in begun)])
         self._begun = {(each["name"], each["order"]): _Begun(each["number"], each["with"]) for each in begun}
         self._meta = meta
         self._seen: dict[str, int] = {}
+        self._given_back: dict[str, list[int]] = {}  # orders of those that were not begun
 
     @property
     def count(self) -> int:
@@ -109,7 +93,11 @@ class Effects:
         for role, called in (("an effect", function), ("on_uncertain", on_uncertain or _told)):
             if not callable(called):
                 raise InvalidArgument(f"{role} is a function, not {shown(called)}: once(name, function, *arguments)")
-        order = self._seen[name] = self._seen.get(name, -1) + 1
+        given_back = self._given_back.get(name)
+        if given_back:
+            order = given_back.pop(0)
+        else:
+            order = self._seen[name] = self._seen.get(name, -1) + 1
         return self._once(name, order, function, args, on_uncertain)
 
     async def _once(
@@ -117,33 +105,51 @@ class Effects:
     ) -> Any:
         begun = self._begun.get((name, order))
         if begun is None:
-            begun = self._begun[name, order] = _Begun(self._next, _told(args))
-            self._next += 1
-            try:
-                await self._kept.note(self._meta())
-            except BaseException as err:
-                del self._begun[name, order]  # it was not begun; the number is not used again
-                if isinstance(err, InvalidState):
-                    many = f"a turn that has begun {len(self._begun)} effects has no room for {name!r}"
-                    raise InvalidState(f"{many}: it belongs in the next turn") from err
-                raise
-            result = await _called(function, *args)
+            begun = await self._begin(name, order, _told(args))
+            uncertain = self._swarm.blind
         else:
-            if begun.told != _told(args):
-                raise EffectDiffers(name, begun.told, args)
+            if begun.told != (now := _told(args)):
+                what = f"{name!r} was begun with ({begun.told}) and is now asked for with ({now})"
+                drift.tell(f"{what}: it counts as the same effect", self._swarm.on_drift)
             done = await self._kept.effect(begun.number)
             if done is not None:
                 return done["result"]
-            if on_uncertain is None:
-                raise EffectUncertain(name, args)
-            result = await _called(on_uncertain, name, args)
+            uncertain = True
+        if not uncertain:
+            work = self._done(begun.number, name, function, *args)
+        elif on_uncertain is None:
+            raise EffectUncertain(name, args)
+        else:
+            work = self._done(begun.number, name, on_uncertain, name, args)
+        return await to_its_end(asyncio.ensure_future(work))
+
+    async def _begin(self, name: str, order: int, told: str) -> _Begun:
+        """Commits the intent. One that was not is not begun: its order is that of the next call by its name."""
+        begun = self._begun[name, order] = _Begun(self._next, told)
+        self._next += 1
+        try:
+            await self._kept.note(self._meta())
+        except BaseException as err:
+            del self._begun[name, order]
+            bisect.insort(self._given_back.setdefault(name, []), order)
+            if isinstance(err, InvalidState):
+                many = f"a turn that has begun {len(self._begun)} effects has no room for {name!r}"
+                raise InvalidState(f"{many}: it belongs in the next turn") from err
+            raise
+        return begun
+
+    async def _done(self, number: int, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Does it, and records the result."""
+        result = function(*args)
+        if inspect.isawaitable(result):
+            result = await result
         try:
             recorded = orjson.loads(to_json(result, name="result"))
         except InvalidState as err:
             raise InvalidState(
                 f"{err}; {name!r} is uncertain: it was called, and has no result that can be kept"
             ) from err
-        return await self._kept.record_effect(begun.number, recorded)
+        return await self._kept.record_effect(number, recorded)
 
 
 def _told(arguments: tuple[Any, ...]) -> str:
@@ -160,8 +166,3 @@ def _one_told(argument: object) -> str:
         return orjson.dumps(orjson.loads(to_json(argument)), option=orjson.OPT_SORT_KEYS).decode()
     except InvalidState:
         return type(argument).__name__
-
-
-async def _called(function: Callable[..., Any], *args: Any) -> Any:
-    result = function(*args)
-    return await result if inspect.isawaitable(result) else result

@@ -14,6 +14,9 @@ from durable_store.runtime.keeping import Swarm, opened
 from durable_store.state import to_json
 from durable_store.store import Store
 
+_MOST = 16 * 2**10
+"""Bytes of a fingerprint: it stands in the meta of every commit."""
+
 
 @dataclass(frozen=True)
 class GoalResult:
@@ -62,10 +65,10 @@ async def run_goal(
         budget: its caps hold for the agent and all whom it spawns, over all processes.
         resume: False starts the next episode, whatever was left of the last.
         keep: how many of the newest steps of each agent stay, as in `Store.resume`.
-        fingerprint: any JSON that tells what the agent is made of. Going on under another one is told, as `on_drift`
-            says, with what differs.
+        fingerprint: any JSON of at most 16 KiB that tells what the agent is made of. Going on under another one is
+            told, as `on_drift` says, with what differs.
         on_drift: `warn`, by the warning Drifted, or `raise` it; also where a child that goes on is spawned with another
-            state than the one that it began with.
+            state than it began with, or an effect that was begun is asked for with other arguments.
         on_store_error: `raise`, or `continue`: a store that cannot be reached never ends the work; it is logged once
             for each cause, counted, and tried again at the next turn.
 
@@ -73,8 +76,9 @@ async def run_goal(
         BudgetExceeded: the last turn is committed, and a larger budget goes on from there.
         CheckpointConflict: another process has taken over; all agents of this one have stopped.
         CheckpointNotFound: the goal's running episode was begun under another checkpoint id.
-        EffectUncertain, EffectDiffers: see `Turn.once`.
-        Drifted: with `on_drift="raise"`; nothing was done yet.
+        CheckpointDamaged: all that was committed is damaged, or written by a newer version.
+        EffectUncertain: see `Turn.once`.
+        Drifted: with `on_drift="raise"`, before what differs goes on.
         StoreUnavailable: calling again resumes.
         InvalidArgument, InvalidKey, InvalidState: an argument that cannot be; nothing was done yet.
     """
@@ -85,16 +89,26 @@ async def run_goal(
     async with opened(store) as kept_in:
         swarm = Swarm(kept_in, goal_id, keep=keep, fail_open=on_store_error == "continue", on_drift=on_drift)
         life = Life(swarm, agent, agent.checkpoint_id, state, fresh(budget), None)
+        now = None if fingerprint is None else _copied(fingerprint)
+        if now is not None:
+            life.marks["fingerprint"] = now
         await life.begin(afresh=not resume)
-        if fingerprint is not None:
-            before = life.kept.meta.get("fingerprint", fingerprint)
-            if differs := drift.difference(before, orjson.loads(to_json(fingerprint, name="fingerprint"))):
-                drift.tell(f"{agent.checkpoint_id} goes on under another fingerprint: {differs}", on_drift)
-            life.marks["fingerprint"] = fingerprint
+        before = life.kept.meta.get("fingerprint")
+        if now is None:
+            life.marks.update({} if before is None else {"fingerprint": before})
+        elif before is not None and (differs := drift.difference(before, now)):
+            drift.tell(f"{agent.checkpoint_id} goes on under another fingerprint: {differs}", on_drift)
         outcome = await life.live()
     return GoalResult(
         outcome.result, swarm.episode_id or 0, outcome.turns, outcome.resumed_from, life.budget, swarm.errors
     )
+
+
+def _copied(fingerprint: object) -> Any:
+    json = to_json(fingerprint, name="fingerprint")
+    if len(json) > _MOST:
+        raise InvalidArgument(f"fingerprint: {len(json)} bytes of JSON; the most is {_MOST}: a digest says as much")
+    return orjson.loads(json)
 
 
 def _one_of(name: str, value: object, *known: str) -> None:

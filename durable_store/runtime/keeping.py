@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from durable_store.aio import AsyncRun, AsyncStore
@@ -24,6 +25,9 @@ class Swarm:
         errors: how often the store could not be reached.
         at_work: the checkpoint ids of the children that act now.
         on_drift: what to do when what goes on is not what was begun.
+        root: where the first agent's turns are kept; its children have no place before it has one.
+        blind: whether the episode was begun while an earlier one, which could not be read, was under way: nobody knows
+            what that has done to the world.
     """
 
     def __init__(
@@ -42,9 +46,11 @@ class Swarm:
         self.errors = 0
         self.at_work: set[str] = set()
         self.on_drift: OnDrift = on_drift
+        self.root: Kept | None = None
+        self.blind = False
         self._fail_open = fail_open
         self._stopped: Exception | None = None
-        self._told: set[str] = set()
+        self._told: set[tuple[type, object]] = set()
 
     def stop(self, because: Exception) -> None:
         """Ends all agents at their next boundary, also those whose parent swallows the error of one."""
@@ -60,10 +66,13 @@ class Swarm:
         if not self._fail_open:
             raise err
         self.errors += 1
-        cause = str(err)
-        if cause not in self._told:
-            self._told.add(cause)
-            logging.getLogger("durable_store").warning("%s: not kept, and going on: %s", self.goal_id, cause)
+        cause: BaseException = err
+        while cause.__cause__:
+            cause = cause.__cause__
+        kind = (type(cause), getattr(cause, "errno", None))
+        if kind not in self._told:
+            self._told.add(kind)
+            logging.getLogger("durable_store").warning("%s: not kept, and going on: %s", self.goal_id, err)
 
 
 class Kept:
@@ -74,9 +83,13 @@ class Kept:
         meta: what was committed with it.
         step: the step of that, -1 on a new run.
         finished: whether the agent has finished, with `result`.
+
+    Raises:
+        InvalidKey: the checkpoint id leaves no room for the names of what is kept beside it.
     """
 
     def __init__(self, swarm: Swarm, checkpoint_id: str, state: object) -> None:
+        CheckpointKey(swarm.goal_id, 0, f"{checkpoint_id}.once")
         self.checkpoint_id = checkpoint_id
         self.state = Encoded(to_json(state))
         self.meta: dict[str, Any] = {}
@@ -84,41 +97,48 @@ class Kept:
         self.finished = False
         self.result: Any = None
         self._swarm = swarm
+        swarm.root = swarm.root or self
         self._run: AsyncRun | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def has_place(self) -> bool:
+        """Whether it is known where its turns are kept."""
+        return self._run is not None
+
     async def begin(self, *, afresh: bool = False) -> None:
         """Resumes the agent's run; the root's takes the goal's newest episode, or with `afresh` starts the next one."""
-        try:
+        with self._failures_told():
             await self._begin(afresh=afresh)
-        except StoreUnavailable as err:
-            self._swarm.unreachable(err)
 
-    async def commit(self, state: Encoded, meta: Mapping[str, Any]) -> None:
-        """Commits the state at a boundary."""
+    async def commit(self, state: Encoded, meta: Mapping[str, Any]) -> bool:
+        """Commits the state at a boundary. Returns whether that was done."""
         self.state, self.meta = state, dict(meta)
-        try:
+        with self._failures_told():
             if await self._is_there():
                 await self._committed(meta)
-        except StoreUnavailable as err:
-            self._swarm.unreachable(err)
+                return True
+        return False
 
     async def note(self, meta: Mapping[str, Any]) -> None:
         """Commits the last boundary's state with another meta. Raises StoreUnavailable, whatever else goes on."""
-        if await self._is_there():
-            await self._committed(meta)
-        elif self._swarm.store:
-            raise StoreUnavailable(f"{self.checkpoint_id} has no place in the store, so that nothing can be noted")
+        with self._conflicts_told():
+            if await self._is_there():
+                await self._look_at_root()
+                await self._committed(meta)
+            elif self._swarm.store:
+                raise StoreUnavailable(f"{self.checkpoint_id} has no place in the store, so that nothing can be noted")
 
-    async def finish(self, result: object, state: Encoded, meta: Mapping[str, Any]) -> None:
-        """Closes the agent's key with its last state and its result."""
+    async def finish(self, result: object, state: Encoded, meta: Mapping[str, Any]) -> bool:
+        """Closes the agent's key with its last state and its result. Returns whether that was done."""
         self.state, self.meta = state, dict(meta)
-        try:
+        done = False
+        with self._failures_told():
             if await self._is_there() and self._run:
                 await self._run.finish(result, state=state, meta=dict(meta))
-        except StoreUnavailable as err:
-            self._swarm.unreachable(err)
+                done = True
         self.finished, self.result = True, result
+        return done
 
     async def effect(self, number: int) -> Any:
         """The recorded result of an effect, as `{"result": …}`, or None if there is none."""
@@ -142,44 +162,89 @@ class Kept:
 
     async def forget_effects(self, numbers: Sequence[int]) -> None:
         """Removes results that a boundary has made superfluous."""
-        if self._swarm.store and numbers:
+        store = self._swarm.store
+        if store and numbers:
             try:
-                await asyncio.to_thread(self._swarm.store.backend.prune, self._effects, numbers)
+                await store.call(store.backend.prune, self._effects, numbers)
             except StoreUnavailable as err:
                 logging.getLogger("durable_store").warning("%s: left behind: %s", self._effects, err)
+
+    async def is_superseded(self) -> bool:
+        """Whether another process has committed where this one would go on."""
+        async with self._turn:
+            if not self._run or not self._swarm.store:
+                return False
+            load = partial(self._swarm.store.backend.load, first=1)
+            return await self._swarm.store.call(load, self._run.key, self.step + 1) is not None
 
     @property
     def _effects(self) -> CheckpointKey:
         return CheckpointKey(self._swarm.goal_id, self._swarm.episode_id or 0, f"{self.checkpoint_id}.once")
+
+    @contextmanager
+    def _conflicts_told(self) -> Generator[None]:
+        try:
+            yield
+        except CheckpointConflict as err:
+            self._swarm.stop(err)
+            raise
+
+    @contextmanager
+    def _failures_told(self) -> Generator[None]:
+        with self._conflicts_told():
+            try:
+                yield
+            except StoreUnavailable as err:
+                self._swarm.unreachable(err)
 
     async def _committed(self, meta: Mapping[str, Any]) -> None:
         async with self._turn:
             if self._run:
                 self.step = await self._run.commit(self.state, meta=dict(meta))
 
+    async def _look_at_root(self) -> None:
+        """Of a child's key its swarm may be the only writer, and superseded all the same."""
+        root = self._swarm.root
+        if root and root is not self and await root.is_superseded():
+            raise CheckpointConflict(f"{root.checkpoint_id} goes on in another process: this swarm is superseded: stop")
+
     async def _begin(self, *, afresh: bool) -> None:
-        swarm = self._swarm
-        if not swarm.store:
-            return
+        swarm, store = self._swarm, self._swarm.store
+        if not store or (swarm.root is not self and not (swarm.root and swarm.root.step >= 0)):
+            return  # a child's place is in the episode that its root has opened
         if afresh:
-            swarm.episode_id = await swarm.store.start_episode(swarm.goal_id, root=self.checkpoint_id)
-        self._run = await swarm.store.resume(
-            swarm.goal_id, self.checkpoint_id, episode_id=swarm.episode_id, keep=swarm.keep, initial=self.state
-        )
+            swarm.episode_id = await store.start_episode(swarm.goal_id, root=self.checkpoint_id)
+        self._run = await self._resumed(store)
+        if swarm.root is self and not self._run.root:
+            if self._run.step >= 0:
+                raise CheckpointNotFound(
+                    f"episode {self._run.key.episode_id} of goal {swarm.goal_id!r} was started without a root, for runs"
+                    " of their own: finish it, or begin the next one by resume=False"
+                )
+            swarm.episode_id = await store.start_episode(swarm.goal_id, root=self.checkpoint_id)
+            self._run = await self._resumed(store)
         run = self._run.run
         swarm.episode_id = run.key.episode_id
         self.state, self.meta, self.step = Encoded(to_json(run.state)), run.meta, run.step
         self.finished, self.result = run.finished, run.result
+
+    async def _resumed(self, store: AsyncStore) -> AsyncRun:
+        swarm = self._swarm
+        return await store.resume(
+            swarm.goal_id, self.checkpoint_id, episode_id=swarm.episode_id, keep=swarm.keep, initial=self.state
+        )
 
     async def _is_there(self) -> bool:
         """Whether there is a run to commit to. One that could not be resumed is tried again, in a place of its own."""
         swarm = self._swarm
         if self._run or not swarm.store:
             return self._run is not None
-        if swarm.episode_id is None and "." in self.checkpoint_id:
-            return False  # the root opens the episode
         state, meta = self.state, self.meta
-        await self._begin(afresh=swarm.episode_id is None)
+        afresh = swarm.root is self and swarm.episode_id is None
+        if afresh:
+            episodes = await swarm.store.episodes(swarm.goal_id)
+            swarm.blind = any(episode.status == "running" for episode in episodes)
+        await self._begin(afresh=afresh)
         if self.step >= 0:  # another process has been here: what we know is not what it knew
             self._run = None
         self.state, self.meta = state, meta

@@ -1,0 +1,554 @@
+"""Agents whose processes, stores and siblings fail at the worst moment: nothing is repeated or lost unseen."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from durable_store import (
+    CheckpointConflict,
+    CheckpointKey,
+    CheckpointNotFound,
+    InvalidArgument,
+    InvalidKey,
+    InvalidState,
+    Store,
+    StoreUnavailable,
+)
+from durable_store.aio import AsyncStore
+from durable_store.runtime import (
+    Agent,
+    Budget,
+    BudgetExceeded,
+    Drifted,
+    EffectUncertain,
+    Turn,
+    run_goal,
+    run_goal_best_of_n,
+)
+from durable_store_backends.memory import MemoryBackend
+
+KEY = CheckpointKey("g", 0, "o-0")
+Act = Callable[[Turn], Awaitable[None]]
+
+
+class Killed(Exception):
+    """Ends the work of a process, as far as its store can see."""
+
+
+class Failing(MemoryBackend):
+    """A memory that cannot be reached for so many requests, or takes no writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = 0
+        self.full = False
+
+    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+        self._look()
+        if self.full:
+            raise StoreUnavailable("no room")
+        return super().save(key, step, record)
+
+    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
+        self._look()
+        return super().latest(key)
+
+    def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
+        self._look()
+        return super().load(key, step, first=first)
+
+    def _look(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("nobody answers")
+
+
+@pytest.fixture
+def backend() -> Failing:
+    return Failing()
+
+
+@pytest.fixture
+def store(backend: Failing) -> Store:
+    return Store(backend)
+
+
+def goes(act: Act, store: Store | None, **options: Any) -> Any:
+    return asyncio.run(run_goal("g", Agent("o", act), store=store, **options))
+
+
+def attempts(make_agent: Callable[[int], Agent], n: int, store: Store, **options: Any) -> Any:
+    options = {"score": lambda result: result, **options}
+    return asyncio.run(run_goal_best_of_n("g", make_agent, n, store=store, **options))
+
+
+async def finishes(turn: Turn) -> None:
+    turn.finish(turn.state)
+
+
+# Which episode
+
+
+def test_an_attempt_under_another_role_is_not_begun_again(store: Store) -> None:
+    turns: list[int] = []
+
+    def make_agent(_attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            turns.append(turn.number)
+            if turn.number == 1:
+                raise Killed
+
+        return Agent(f"o-{secrets.token_hex(2)}", act)
+
+    with pytest.raises(Killed):
+        attempts(make_agent, 1, store)
+    [episode] = store.episodes("g")
+    with pytest.raises(CheckpointNotFound, match=f"attempt 0 at 'g' is run by '{episode.root}', not by 'o-"):
+        attempts(make_agent, 1, store)
+    assert turns == [0, 1]
+
+
+def test_an_episode_that_another_role_has_started_is_no_attempts(store: Store) -> None:
+    store.start_episode("g", root="planner-0")
+    assert attempts(lambda _: Agent("o", finishes), 1, store, state=7).winner.episode_id == 1
+
+
+def test_an_episode_started_for_any_run_is_not_taken(store: Store) -> None:
+    store.start_episode("g")
+
+    async def act(turn: Turn) -> None:
+        await turn.spawn("helper", finishes)
+        await turn.spawn("helper", finishes)
+        turn.finish("both")
+
+    got = goes(act, store)
+    assert (got.result, got.episode_id) == ("both", 1)
+    assert [(episode.root, episode.status) for episode in store.episodes("g")] == [("o-0", "finished"), ("", "running")]
+
+
+def test_an_episode_of_runs_of_their_own_is_not_gone_on_with(store: Store) -> None:
+    store.start_episode("g")
+    store.resume("g", "o-0").commit({"by": "a loop"})
+    with pytest.raises(CheckpointNotFound, match=r"episode 0 of goal 'g' was started without a root.*resume=False"):
+        goes(finishes, store)
+    assert goes(finishes, store, resume=False).episode_id == 1
+
+
+def test_of_two_processes_one_goes_on_with_the_attempts(store: Store) -> None:
+    acted: list[tuple[str, int]] = []
+    begun = asyncio.Event()
+
+    def by(who: str) -> Callable[[int], Agent]:
+        def make_agent(attempt: int) -> Agent:
+            async def act(turn: Turn) -> None:
+                acted.append((who, attempt))
+                if acted[-1] == ("new", 1):
+                    begun.set()
+                await asyncio.sleep(0.02)
+                turn.finish(attempt)
+
+            return Agent("o", act)
+
+        return make_agent
+
+    async def both() -> list[Any]:
+        scoring, awake = asyncio.Event(), asyncio.Event()
+
+        async def slow_score(result: int) -> int:
+            if result == 0:
+                scoring.set()
+                await awake.wait()
+            return result
+
+        old = asyncio.ensure_future(run_goal_best_of_n("g", by("old"), 3, score=slow_score, store=store))
+        await scoring.wait()
+        new = asyncio.ensure_future(run_goal_best_of_n("g", by("new"), 3, score=lambda result: result, store=store))
+        await begun.wait()
+        awake.set()
+        return list(await asyncio.gather(old, new, return_exceptions=True))
+
+    old, new = asyncio.run(both())
+    assert isinstance(old, CheckpointConflict)
+    assert "attempt 1" in str(old)
+    assert new.winner.result == 2
+    assert acted == [("old", 0), ("new", 1), ("new", 2)]
+    assert attempts(by("third"), 3, store).winner == new.winner
+
+
+# Effects
+
+
+def test_an_effect_whose_intent_was_not_written_is_the_same_one_when_tried_again(
+    store: Store, backend: Failing
+) -> None:
+    sent: list[str] = []
+
+    async def act(turn: Turn) -> None:
+        if turn.number == 0:
+            return
+        backend.full = not sent
+        try:
+            await turn.once("send", sent.append, "x")
+        except StoreUnavailable:
+            backend.full = False
+            await turn.once("send", sent.append, "x")
+            raise Killed from None
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    goes(act, store)
+    assert sent == ["x"]
+
+
+def test_an_effects_result_stays_until_its_turn_is_committed(store: Store, backend: Failing) -> None:
+    sent: list[str] = []
+    lives = [0]
+
+    async def act(turn: Turn) -> None:
+        if turn.number == 0:
+            await turn.once("send", sent.append, "x")
+            backend.full = lives == [0]  # but it removes what it is told to
+        elif lives == [0]:
+            raise Killed
+        else:
+            turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store, on_store_error="continue")
+    backend.full, lives[0] = False, 1
+    goes(act, store, on_store_error="continue")
+    assert sent == ["x"]
+
+
+@pytest.mark.parametrize("stopped_by", ["a cap", "an error"])
+def test_an_effect_under_way_comes_to_its_end_when_a_sibling_stops_the_swarm(store: Store, stopped_by: str) -> None:
+    sent: list[str] = []
+    calm: list[str] = []
+
+    async def spends(turn: Turn) -> None:
+        await asyncio.sleep(0.02)
+        if stopped_by == "a cap":
+            turn.budget.add(dollars=5)
+        elif not calm:
+            raise Killed
+        if turn.number == 1:
+            turn.finish()
+
+    async def slowly(to: str) -> None:
+        await asyncio.sleep(0.1)
+        sent.append(to)
+
+    async def sends(turn: Turn) -> None:
+        await turn.once("send", slowly, "x")
+        turn.finish()
+
+    async def act(turn: Turn) -> None:
+        await turn.gather(turn.spawn("spender", spends), turn.spawn("sender", sends))
+        turn.finish("done")
+
+    with pytest.raises((BudgetExceeded, Killed)):
+        goes(act, store, budget=Budget(dollars=4))
+    calm.append("now")
+    assert goes(act, store, budget=Budget(dollars=400)).result == "done"
+    assert sent == ["x"]
+
+
+def test_children_of_a_superseded_orchestrator_do_nothing_more_in_the_world(store: Store) -> None:
+    sent: list[int] = []
+    busy = asyncio.Event()
+
+    async def child(turn: Turn) -> None:
+        await asyncio.sleep(0.005)
+        await turn.once("send", sent.append, turn.number)
+        if turn.number == 2:
+            busy.set()
+
+    async def old(turn: Turn) -> None:
+        await turn.spawn("helper", child)
+
+    async def new(turn: Turn) -> None:
+        turn.finish("another way, without children")
+
+    async def both() -> Any:
+        first = asyncio.ensure_future(run_goal("g", Agent("o", old), store=store))
+        await busy.wait()
+        await run_goal("g", Agent("o", new), store=store)
+        done = len(sent)
+        [error] = await asyncio.gather(first, return_exceptions=True)
+        return error, done
+
+    error, done = asyncio.run(both())
+    assert isinstance(error, CheckpointConflict)
+    assert len(sent) <= done + 1  # one may have been called already
+
+
+def test_an_id_without_room_for_its_effects_is_refused_before_anything_is_done(store: Store) -> None:
+    async def act(_turn: Turn) -> None:
+        raise Killed
+
+    with pytest.raises(InvalidKey, match=r"'r.*takes 202 bytes"):
+        asyncio.run(run_goal("g", Agent("r" * 195, act), store=store))
+
+
+# A store that comes back
+
+
+def test_a_store_that_misses_one_request_at_the_start_is_asked_again(store: Store, backend: Failing) -> None:
+    sent: list[int] = []
+
+    async def act(turn: Turn) -> None:
+        await turn.once("send", sent.append, turn.number)
+        if turn.number == 2 and len(sent) == 3 and not backend.full:
+            backend.full = True
+            raise Killed
+        if turn.number == 3:
+            turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store, on_store_error="continue")
+    backend.full, backend.away = False, 1
+    sent.append(-1)
+    got = goes(act, store, on_store_error="continue")
+    assert (got.episode_id, got.turns, got.store_errors) == (0, 4, 1)
+    assert sent == [0, 1, 2, -1, 3]
+
+
+def test_effects_of_work_begun_without_its_past_are_reported(store: Store, backend: Failing) -> None:
+    sent: list[str] = []
+
+    async def first(turn: Turn) -> None:
+        await turn.once("send", sent.append, "x")
+        raise Killed
+
+    with pytest.raises(Killed):
+        goes(first, store)
+
+    async def again(turn: Turn) -> None:
+        backend.away = 0
+        if turn.number:
+            await turn.once("send", sent.append, "x")
+            turn.finish()
+
+    for _ in range(2):  # the second one goes on in the episode of the first
+        backend.away = 9 if len(store.episodes("g")) == 1 else 0
+        with pytest.raises(EffectUncertain):
+            goes(again, store, on_store_error="continue")
+    assert sent == ["x"]
+
+    async def looks(turn: Turn) -> None:
+        turn.finish(await turn.once("send", sent.append, "x", on_uncertain=lambda *_: "it was sent"))
+
+    assert goes(looks, store).result == "it was sent"
+
+
+def test_children_find_no_place_before_their_orchestrator_has_one(store: Store, backend: Failing) -> None:
+    async def act(turn: Turn) -> None:
+        backend.away = 0
+        await turn.spawn("helper", finishes)
+        if turn.number == 1:
+            turn.finish("done")
+
+    backend.away = 9
+    got = goes(act, store, on_store_error="continue")
+    assert got.result == "done"
+    assert [(episode.root, episode.status) for episode in store.episodes("g")] == [("o-0", "finished")]
+
+
+def test_children_go_on_where_nothing_can_be_written(store: Store, backend: Failing) -> None:
+    backend.full = True
+
+    async def act(turn: Turn) -> None:
+        turn.finish(await turn.gather(*(turn.spawn("helper", finishes, n) for n in range(3))))
+
+    assert goes(act, store, on_store_error="continue").result == [0, 1, 2]
+
+
+def test_errors_of_one_cause_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(MemoryBackend):
+        requests = 0
+
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            self.requests += 1
+            if key.checkpoint_id == "o-0" and step:
+                raise StoreUnavailable(f"request {self.requests} failed") from OSError(28, "No space left on device")
+            return super().save(key, step, record)
+
+    async def act(turn: Turn) -> None:
+        if turn.number == 4:
+            turn.finish()
+
+    assert goes(act, Store(Full()), on_store_error="continue").store_errors == 5
+    assert len([line for line in caplog.messages if "not kept" in line]) == 1
+
+
+# Money
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_named_child_that_is_met_again_in_a_later_turn_is_paid_once(store: Store, killed: bool) -> None:  # noqa: FBT001
+    lives = [0]
+
+    async def child(turn: Turn) -> None:
+        turn.budget.add(dollars=5)
+        if turn.number == 1:
+            turn.finish()
+
+    async def act(turn: Turn) -> None:
+        await turn.spawn("helper", child, name="one")
+        if turn.number == 1 and killed and lives == [0]:
+            raise Killed
+        if turn.number == 2:
+            turn.finish()
+
+    if killed:
+        with pytest.raises(Killed):
+            goes(act, store)
+        lives[0] += 1
+    assert goes(act, store).budget.spent["dollars"] == 10
+
+
+def test_what_later_attempts_have_spent_counts_for_an_earlier_one_that_goes_on(store: Store) -> None:
+    lives = [0]
+
+    def make_agent(attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            if attempt == 0 and lives == [0]:
+                raise Killed
+            turn.budget.add(dollars=1)
+            if turn.number == 7:
+                turn.finish(attempt)
+
+        return Agent("o", act)
+
+    budget = Budget(dollars=10)
+    assert attempts(make_agent, 2, store, budget=budget).budget.spent["dollars"] == 8
+    lives[0] += 1
+    with pytest.raises(BudgetExceeded, match="dollars 11 of 10"):
+        attempts(make_agent, 2, store, budget=budget)
+    assert attempts(make_agent, 2, store, budget=Budget(dollars=20)).budget.spent["dollars"] == 16
+
+
+def test_the_cap_of_a_goal_within_a_child_stops_that_goal_alone(store: Store) -> None:
+    async def spends(turn: Turn) -> None:
+        turn.budget.add(dollars=9)
+
+    async def child(_turn: Turn) -> None:
+        await run_goal("another", Agent("i", spends), budget=Budget(dollars=1))
+
+    async def act(turn: Turn) -> None:
+        with pytest.raises(BudgetExceeded, match="dollars 9 of 1"):
+            await turn.spawn("helper", child)
+        turn.finish("went on")
+
+    assert goes(act, store).result == "went on"
+
+
+# Scores, results, fingerprints
+
+
+def test_a_score_that_raises_is_its_attempts_and_asked_for_again(store: Store) -> None:
+    judge = [ValueError("no judge")]
+
+    def score(result: int) -> int:
+        if result == 1 and judge:
+            raise judge[0]
+        return result
+
+    def make_agent(attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            turn.finish(attempt)
+
+        return Agent("o", act)
+
+    for _ in range(2):
+        best = attempts(make_agent, 2, store, score=score)
+        assert (best.winner.number, best.attempts[1].error, best.attempts[1].result) == (0, judge[0], 1)
+    judge.clear()
+    assert attempts(make_agent, 2, store, score=score).winner.number == 1
+
+
+def test_a_result_that_is_too_large_is_refused_where_it_is_given(store: Store) -> None:
+    async def act(turn: Turn) -> None:
+        with pytest.raises(InvalidState, match="belong in the state"):
+            turn.finish("x" * 33_000)
+        turn.finish("short")
+
+    assert goes(act, None).result == goes(act, store).result == "short"
+
+
+def test_a_fingerprint_outlives_a_start_without_one_and_is_not_changed_from_outside(store: Store) -> None:
+    made_of = {"model": "a"}
+
+    async def act(turn: Turn) -> None:
+        made_of["model"] = "changed meanwhile"
+        if turn.number:
+            raise Killed
+
+    with pytest.raises(Killed):
+        goes(act, store, fingerprint=made_of)
+    with pytest.raises(Killed):
+        goes(act, store)
+    with pytest.raises(Drifted, match="model was 'a' and is 'b'"):
+        goes(act, store, fingerprint={"model": "b"}, on_drift="raise")
+
+
+def test_a_fingerprint_too_large_for_every_commit_is_refused(store: Store) -> None:
+    with pytest.raises(InvalidArgument, match="the most is 16384: a digest says as much"):
+        goes(finishes, store, fingerprint="x" * 20_000)
+
+
+def test_a_childs_state_is_the_same_in_another_order(store: Store) -> None:
+    given = [{"a": 1, "b": 2}]
+
+    async def act(turn: Turn) -> None:
+        await turn.spawn("helper", finishes, given[-1])
+        if len(given) == 1:
+            raise Killed
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    given.append({"b": 2, "a": 1})
+    goes(act, store, on_drift="raise")
+
+
+# Coroutines
+
+
+def test_a_closed_store_says_so_and_can_be_closed_again(store: Store) -> None:
+    async def use() -> None:
+        threads = AsyncStore(store)
+        await threads.close()
+        await threads.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await threads.latest(KEY)
+
+    asyncio.run(use())
+
+
+def test_a_forked_child_has_threads_of_its_own(store: Store) -> None:
+    threads = AsyncStore(store)
+
+    async def look() -> None:
+        assert await threads.latest(KEY) is None
+
+    asyncio.run(look())
+    child = os.fork()
+    if not child:
+        asyncio.run(asyncio.wait_for(look(), 10))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_run_for_coroutines_has_all_that_a_run_has(store: Store) -> None:
+    async def use() -> None:
+        run = await AsyncStore(store).resume("g", "o-0", keep=7)
+        assert (run.key, run.keep, run.step, run.root, run.resumed, run.skipped) == (KEY, 7, -1, "o-0", False, ())
+        assert run.writer == run.run.writer
+
+    asyncio.run(use())

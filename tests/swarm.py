@@ -89,17 +89,9 @@ def orchestrator(attempt: int, journal: Journal) -> Any:
         )
         for row in rows:
             journal.note("got", f"{attempt}/{row['id']}", turn.number)
-        mail = f"{attempt}/{turn.number}"
-
-        def send(text: str) -> str:
-            journal.note("mail", text, 0)
-            return f"sent {text}"
-
-        def find_out(_name: str, arguments: tuple[Any, ...]) -> str:
-            journal.note("uncertain", mail, 0)
-            return f"sent {arguments[0]}" if ("mail", mail, 0) in journal.lines() else send(arguments[0])
-
-        turn.state["mails"].append(await turn.once("send-mail", send, mail, on_uncertain=find_out))
+            if row["question"] == 0:
+                journal.note("got", f"{attempt}/{row['id']}/reader-2", turn.number)
+        turn.state["mails"].append(await mailed(turn, journal, f"{attempt}/{turn.number}"))
         turn.state["rows"] += [row["answer"] for row in rows]
         if turn.number == TURNS - 1:
             turn.finish({"score": sum(turn.state["rows"]) * (attempt % 2 + 1), "mails": turn.state["mails"]})
@@ -107,8 +99,23 @@ def orchestrator(attempt: int, journal: Journal) -> Any:
     return act
 
 
+async def mailed(turn: Turn, journal: Journal, mail: str) -> str:
+    """What came of a mail that is to be sent once."""
+
+    def send(text: str) -> str:
+        journal.note("mail", text, 0)
+        return f"sent {text}"
+
+    def find_out(_name: str, arguments: tuple[Any, ...]) -> str:
+        journal.note("uncertain", mail, 0)
+        return f"sent {arguments[0]}" if ("mail", mail, 0) in journal.lines() else send(arguments[0])
+
+    sent: str = await turn.once("send-mail", send, mail, on_uncertain=find_out)
+    return sent
+
+
 def researcher(attempt: int, journal: Journal) -> Any:
-    """A child."""
+    """A child, which sends a mail; the first one of each turn has a child of its own."""
 
     async def act(turn: Turn) -> None:
         own = f"{turn.context.parent}/{turn.agent.checkpoint_id}/{turn.state['of']}.{turn.state['question']}"
@@ -117,11 +124,48 @@ def researcher(attempt: int, journal: Journal) -> Any:
             journal.note("stranger", f"{attempt}/{own}", turn.number)
         turn.budget.add(dollars=0.5)
         turn.state["seen"].append(turn.number)
-        await asyncio.sleep(0.001)
+        if turn.number == 0:
+            await mailed(turn, journal, f"{attempt}/{own}")
+        elif turn.state["question"] == 0:
+            turn.state["seen"].append(await turn.spawn("reader", reader(f"{attempt}/{own}", journal), {"of": own}))
         if turn.number == CHILD_TURNS - 1:
-            turn.finish({"id": own, "answer": turn.state["question"] + len(turn.state["seen"])})
+            answer = turn.state["question"] + len(turn.state["seen"])
+            turn.finish({"id": own, "question": turn.state["question"], "answer": answer})
 
     return act
+
+
+def reader(parent: str, journal: Journal) -> Any:
+    """A child of a child."""
+
+    async def act(turn: Turn) -> None:
+        journal.note("begin", f"{parent}/{turn.agent.checkpoint_id}", turn.number)
+        if turn.context.goal_id != GOAL or not parent.endswith(turn.state["of"]):
+            journal.note("stranger", parent, turn.number)
+        turn.budget.add(dollars=0.25)
+        if turn.number == CHILD_TURNS - 1:
+            turn.finish("read")
+
+    return act
+
+
+def kept_turns(url: str) -> dict[str, int]:
+    """How many turns of everybody are committed."""
+    with open_store(url) as store:
+        roots = {
+            key.episode_id: latest.meta["attempt"]
+            for key in store.keys(GOAL)
+            if "." not in key.checkpoint_id and (latest := store.latest(key))
+        }
+        kept: dict[str, int] = {}
+        for key in store.keys(GOAL):
+            parts = key.checkpoint_id.split(".")
+            if parts[-1] not in ("once", "score") and (latest := store.latest(key)):
+                if len(parts) > 1:
+                    parts[2] = "{}.{}".format(*divmod(int(parts[2]), CHILDREN))
+                who = "/".join([str(roots[key.episode_id]), *parts[:4]])
+                kept[who] = latest.meta["turn"]
+        return kept
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from tests.servers import Server
-from tests.swarm import ATTEMPTS, CHILD_TURNS, CHILDREN, TURNS, lines_of
+from tests.swarm import ATTEMPTS, CHILD_TURNS, CHILDREN, TURNS, Journal, kept_turns, lines_of
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 120  # seconds for a process
@@ -81,6 +81,9 @@ def killed_over_and_over(
             process.kill()
             process.communicate()
             story.kills += 1
+            seen = Journal(journal)
+            for who, turns in kept_turns(url).items():
+                seen.note("kept", who, turns)
             continue
         assert process.returncode == 0
         break
@@ -91,6 +94,7 @@ def killed_over_and_over(
 def look_at(lines: list[tuple[str, str, int]], story: Story) -> None:  # noqa: C901 - a line of each kind
     """Finds what must not be in a journal."""
     turns: dict[str, int] = {}
+    kept: dict[str, int] = {}
     done: set[str] = set()
     mails: Counter[str] = Counter()
     for what, who, number in lines:
@@ -102,7 +106,11 @@ def look_at(lines: list[tuple[str, str, int]], story: Story) -> None:  # noqa: C
                 story.wrong.append(f"{who} begins turn {number} after turn {last}")
             if who in done:
                 story.wrong.append(f"{who} acts again, and its result was had")
+            if number < kept.get(who, 0):
+                story.wrong.append(f"{who} begins turn {number} again, which was committed")
             turns[who] = number
+        elif what == "kept":
+            kept[who] = number
         elif what == "got":
             done.add(who)
         elif what == "mail":
@@ -112,7 +120,7 @@ def look_at(lines: list[tuple[str, str, int]], story: Story) -> None:  # noqa: C
         elif what == "stranger":
             story.wrong.append(f"{who} sees what is not its own: {number}")
     story.wrong += [f"mail {mail} was sent {count} times" for mail, count in mails.items() if count != 1]
-    if len(mails) != ATTEMPTS * TURNS:
+    if len(mails) != ATTEMPTS * TURNS * (1 + CHILDREN):
         story.wrong.append(f"{len(mails)} mails were sent")
     if turns != all_turns():
         story.wrong.append(f"not everybody took all turns: {turns}")
@@ -121,8 +129,9 @@ def look_at(lines: list[tuple[str, str, int]], story: Story) -> None:  # noqa: C
 def all_turns() -> dict[str, int]:
     """The last turn of everybody who is to act."""
     roots = {f"{n}/orchestrator-0": TURNS - 1 for n in range(ATTEMPTS)}
-    children = (f"{root}/researcher-1/{of}.{n}" for root in roots for of in range(TURNS) for n in range(CHILDREN))
-    return roots | dict.fromkeys(children, CHILD_TURNS - 1)
+    children = [f"{root}/researcher-1/{of}.{n}" for root in roots for of in range(TURNS) for n in range(CHILDREN)]
+    readers = [f"{child}/reader-2" for child in children if child.endswith(".0")]
+    return roots | dict.fromkeys([*children, *readers], CHILD_TURNS - 1)
 
 
 def survive(urls: Callable[[], str], directory: Path, *, kills: int, seed: int) -> Story:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,40 @@ def test_a_cancelled_commit_ends_when_its_outcome_is_known(fails: bool) -> None:
             assert run.step == (0 if fails else 1)
             assert await run.commit(1 if fails else 2) == (1 if fails else 2)
             assert run.state == (1 if fails else 2)
+
+    run(use())
+
+
+@pytest.mark.parametrize("verb", ["finish", "rewind", "start_episode"])
+def test_another_verb_that_is_cancelled_under_way_is_done_when_it_ends(verb: str) -> None:
+    backend = Slow()
+
+    async def use() -> None:
+        async with AsyncStore(Store(backend)) as store:
+            backend.may_end.set()
+            run = await store.resume("g-42", "a-0")
+            await run.commit(0)
+            backend.may_end.clear()
+            backend.began.clear()
+            calls: dict[str, Callable[[], Awaitable[Any]]] = {
+                "finish": lambda: run.finish("done"),
+                "rewind": lambda: run.rewind(0),
+                "start_episode": lambda: store.start_episode("g-42"),
+            }
+            under_way = asyncio.ensure_future(calls[verb]())
+            await asyncio.to_thread(backend.began.wait, 10)
+            under_way.cancel()
+            await asyncio.sleep(0.01)
+            assert not under_way.done()
+            backend.may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await under_way
+            newest = (await store.episodes("g-42"))[0]
+            assert (run.result, run.step, newest.id) == {
+                "finish": ("done", 1, 0),
+                "rewind": (None, 1, 0),
+                "start_episode": (None, 0, 1),
+            }[verb]
 
     run(use())
 

@@ -82,8 +82,12 @@ def goes(act: Act, store: Store | None, **options: Any) -> Any:
 
 
 def attempts(make_agent: Callable[[int], Agent], n: int, store: Store, **options: Any) -> Any:
-    options = {"score": lambda result: result, **options}
+    options = {"score": itself, **options}
     return asyncio.run(run_goal_best_of_n("g", make_agent, n, store=store, **options))
+
+
+def itself(result: Any) -> Any:
+    return result
 
 
 async def finishes(turn: Turn) -> None:
@@ -340,8 +344,11 @@ def test_effects_of_work_begun_without_its_past_are_reported(store: Store, backe
             goes(again, store, on_store_error="continue")
     assert sent == ["x"]
 
+    def look(_name: str, _arguments: tuple[Any, ...]) -> str:
+        return "it was sent"
+
     async def looks(turn: Turn) -> None:
-        turn.finish(await turn.once("send", sent.append, "x", on_uncertain=lambda *_: "it was sent"))
+        turn.finish(await turn.once("send", sent.append, "x", on_uncertain=look))
 
     assert goes(looks, store).result == "it was sent"
 

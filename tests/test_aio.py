@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def test_another_verb_that_is_cancelled_under_way_is_done_when_it_ends(verb: str
             await run.commit(0)
             backend.may_end.clear()
             backend.began.clear()
-            calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            calls: dict[str, Any] = {
                 "finish": lambda: run.finish("done"),
                 "rewind": lambda: run.rewind(0),
                 "start_episode": lambda: store.start_episode("g-42"),

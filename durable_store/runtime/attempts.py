@@ -15,9 +15,10 @@ from durable_store.episode import Episode
 from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
 from durable_store.key import CheckpointKey, goal_text
 from durable_store.record import random_tag, writer_name
-from durable_store.runtime.agents import Agent, Life
+from durable_store.runtime.agents import Agent
 from durable_store.runtime.budget import Budget, BudgetExceeded, fresh
 from durable_store.runtime.keeping import Swarm, opened
+from durable_store.runtime.life import Life
 from durable_store.state import to_json
 from durable_store.store import Store
 

@@ -8,9 +8,10 @@ import orjson
 from durable_store.aio import AsyncStore
 from durable_store.errors import InvalidArgument, shown
 from durable_store.runtime import drift
-from durable_store.runtime.agents import Agent, Life
+from durable_store.runtime.agents import Agent
 from durable_store.runtime.budget import Budget, fresh
 from durable_store.runtime.keeping import Swarm, opened
+from durable_store.runtime.life import Life
 from durable_store.state import to_json
 from durable_store.store import Store
 

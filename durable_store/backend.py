@@ -7,7 +7,8 @@ there*. To write a backend, copy `durable_store_backends/memory.py`, name the cl
 The class that an entry point names has one thing more than the protocol:
 `from_url(cls, url: SplitResult, **options: str)`, which makes the backend that a URL names and connects to nothing. It
 names its options as keyword-only parameters, and raises InvalidURL for a part of the URL that has no meaning to it and
-for an ill-typed option.
+for an ill-typed option. Whatever else it raises, or that it is not there, becomes an InvalidURL that names the entry
+point.
 """
 
 import inspect
@@ -19,14 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from durable_store.errors import InvalidURL, shown
+from durable_store.errors import DurableStoreError, InvalidURL, shown
 from durable_store.key import CheckpointKey
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
     from urllib.parse import SplitResult
 
 ENTRY_POINTS = "durable_store.backends"
 _FALLBACK = "fsspec"  # the entry point that takes every scheme without one of its own
+_OUR_OWN = "durable_store_backends."  # their libraries are extras of this package; nobody else's are
 
 
 class Backend(Protocol):
@@ -106,10 +109,12 @@ def open_backend(url: str) -> Backend:
     split = _split(url)
     if split.fragment or (url.endswith("#") and re.match(_URL, url)):
         raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
-    from_url = _from_url_of(split.scheme)
-    options = _options(split, from_url)
-    with _usable_path():
-        return from_url(split, **options)
+    entry_point = _entry_point_of(split.scheme)
+    with _works(entry_point, split.scheme):
+        from_url: Callable[..., Backend] = entry_point.load().from_url
+        options = _options(split, from_url)
+        with _usable_path():
+            return from_url(split, **options)
 
 
 def _split(url: str) -> "SplitResult":
@@ -196,20 +201,33 @@ def _inside(value: Any) -> tuple[list[str], list[str]]:
     return names, texts
 
 
-def _from_url_of(scheme: str) -> Callable[..., Backend]:
+def _entry_point_of(scheme: str) -> "EntryPoint":
     from importlib.metadata import entry_points  # noqa: PLC0415 - twice the import time of all of this package
 
     found = entry_points(group=ENTRY_POINTS)
     name = scheme if scheme in found.names else _FALLBACK
     if name not in found.names:
         raise no_backend(scheme)
+    return found[name]
+
+
+@contextmanager
+def _works(entry_point: "EntryPoint", scheme: str) -> Generator[None]:
+    """Whatever is wrong with somebody's class is told by the name under which they have installed it."""
+    told = f"the entry point {entry_point.name} = {entry_point.value} of the group {ENTRY_POINTS}"
     try:
-        from_url: Callable[..., Backend] = found[name].load().from_url
+        yield
+    except DurableStoreError:
+        raise
     except ModuleNotFoundError as err:
-        if name == _FALLBACK:
+        if entry_point.name == _FALLBACK:
             raise no_backend(scheme) from err
-        raise InvalidURL(f"{scheme}:// needs the module {err.name}: pip install 'durable-store[{scheme}]'") from err
-    return from_url
+        if entry_point.value.startswith(_OUR_OWN):
+            raise InvalidURL(f"{scheme}:// needs the module {err.name}: pip install 'durable-store[{scheme}]'") from err
+        raise InvalidURL(f"{scheme}:// needs the module {err.name}, which is not installed: {told} imports it") from err
+    except Exception as err:
+        why = " ".join(f"{type(err).__name__}: {err}".split())
+        raise InvalidURL(f"{scheme}:// cannot be opened: {told} fails with {why}") from err
 
 
 def no_backend(scheme: str) -> InvalidURL:

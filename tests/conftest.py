@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-pytest_plugins = ["durable_store_conformance.plugin", "tests.servers", "tests.sftp"]
+pytest_plugins = ["tests.servers", "tests.sftp"]
 
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

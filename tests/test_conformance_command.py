@@ -56,8 +56,11 @@ def test_a_clause_that_fails_is_exit_status_1_and_tells_what_was_promised_and_wh
         "DS-FRESH-01 failed. The promise: When it returns, the checkpoint survives SIGKILL and power loss.\n"
         in told.out
     )
-    assert "      assert None is not None\n      at fresh.py:" in told.out
-    assert ": assert found is not None\n" in told.out
+    assert (
+        "      AssertionError: a fresh process does not find what another one has saved\n"
+        "      assert None is not None\n      at fresh.py:" in told.out
+    )
+    assert ": assert found is not None, NOT_FOUND\n" in told.out
     assert "1 held, 1 failed" in told.out
     assert "lives in the memory of one process only" in " ".join(told.out.split())
     assert told.err == "SAVE: 1 held of 1 cases\nFRESH: 1 failed of 1 cases\n"
@@ -333,20 +336,24 @@ def test_of_something_else():
 _PART = "DS-FRESH-01 or DS-SAVE-01 or DS-FORK-01 or something_else"
 
 
-@pytest.fixture
-def ran(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    (tmp_path / "test_mine.py").write_text(_CLASSES)
+def pytest_in(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """What pytest tells there, as it is for an outsider: nobody has named the plugin that prints the grades."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", "-p", "durable_store_conformance.plugin", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *request.param],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
+        cwd=directory,
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture
+def ran(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    (tmp_path / "test_mine.py").write_text(_CLASSES)
+    done = pytest_in(tmp_path, *request.param)
     assert done.returncode == 1, done.stdout
     return done.stdout
 
@@ -360,10 +367,68 @@ def test_pytest_ends_with_a_line_for_each_class(ran: str) -> None:
     assert sorted(lines) == ["TestForgetful", "TestForkless", "TestNowhere"]
     assert lines["TestForgetful"].startswith(f"1 held, 2 failed, {of} DS-FRESH-01: a fresh process does not find")
     assert lines["TestForkless"].startswith(f"1 held, 1 failed, 1 not evaluable, {of} DS-FRESH-01: ")
-    assert lines["TestNowhere"] == f"0 held, 3 not evaluable, {of}"
+    assert lines["TestNowhere"] == f"0 held, 3 not evaluable, {of} 3 cases were skipped, which is no pass."
 
 
 @pytest.mark.parametrize("ran", [["-k", "TestForkless and DS-FORK-01"]], indirect=True)
 def test_what_is_not_evaluable_fails_in_pytest_with_its_reason(ran: str) -> None:
     assert "NotEvaluable: this platform has no os.fork" in ran
     assert "1 failed" in ran
+
+
+_SHRUNK = """
+import pytest
+from durable_store_conformance import StoreConformance
+from durable_store_conformance.exam import CASES
+
+class TestSkips(StoreConformance):
+    @pytest.fixture
+    def url(self, tmp_path):
+        return f"memory://{tmp_path.name}"
+
+    @pytest.fixture(autouse=True)
+    def only_the_first(self, case):
+        if case is not CASES[0]:
+            pytest.skip("")
+
+class Easy(StoreConformance):
+    def __init_subclass__(cls):
+        pass
+
+class TestReplaces(Easy):
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_clause(self, case):
+        pass
+
+class TestDeselects(StoreConformance):
+    pass
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_an_exam_that_was_made_smaller_has_no_grade_to_show_for_it(options: list[str], tmp_path: Path) -> None:
+    """By fixtures that skip, by a class in between that puts another test in the place of the exam, by selection."""
+    (tmp_path / "test_mine.py").write_text(_SHRUNK)
+    told = pytest_in(tmp_path, "-k", "not TestDeselects", "-q", *options)
+    assert told.returncode == 0
+    lines = dict(re.findall(r"^test_mine\.py::(Test\w+): (.*)$", told.stdout, re.MULTILINE))
+    nothing = f"0 held, {len(CASES)} not asked of {len(CASES)} cases; no grade: the exam was sat in part, 0 of"
+    left = len(CASES) - 1
+    assert sorted(lines) == ["TestDeselects", "TestReplaces", "TestSkips"]
+    assert lines["TestSkips"].startswith(
+        f"1 held, {left} not evaluable of {len(CASES)} cases; grade none: base clauses"
+    )
+    assert lines["TestSkips"].endswith(f" {left} cases were skipped, which is no pass.")
+    assert lines["TestReplaces"].startswith(nothing)
+    assert lines["TestDeselects"].startswith(nothing)
+
+
+def test_where_nobody_inherits_the_exam_the_plugin_prints_and_imports_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import sys\n\ndef test_mine():\n"
+        "    loaded = {name for name in sys.modules if name.startswith('durable_store')}\n"
+        "    assert loaded == {'durable_store_conformance', 'durable_store_conformance.plugin'}\n"
+    )
+    told = pytest_in(tmp_path)
+    assert told.returncode == 0, told.stdout
+    assert "= conformance =" not in told.stdout

@@ -5,7 +5,7 @@ import pytest
 
 from durable_store_conformance.exam import CLAUSES
 from durable_store_conformance.registry import Clause, Need
-from durable_store_conformance.report import NOT_SHOWN, CaseResult, Grade, Result, report_of
+from durable_store_conformance.report import NOT_FOUND, NOT_SHOWN, CaseResult, Grade, Result, report_of
 
 
 def a_clause(number: str, *cases: str, needs: Iterable[Need] = ()) -> Clause:
@@ -81,9 +81,18 @@ def test_the_grade_none_names_base_clauses_alone_and_not_all_of_many() -> None:
     assert failed.verdict.endswith(f"DS-LATEST-01 and {base - 6} more")
 
 
-@pytest.mark.parametrize(("result", "told"), [("failed", True), ("held", False), ("not evaluable", False)])
-def test_a_store_that_a_fresh_process_finds_nothing_in_is_told_so(result: Result, *, told: bool) -> None:
-    remarks = report_of(ALL, but(FRESH, result)).remarks
+@pytest.mark.parametrize(
+    ("result", "message", "told"),
+    [
+        ("failed", f"AssertionError: {NOT_FOUND}\nassert None is not None", True),
+        ("failed", "AssertionError: assert 3 == 4", False),
+        ("held", "", False),
+        ("not evaluable", f"Skipped: {NOT_FOUND}", False),
+    ],
+)
+def test_a_store_that_a_fresh_process_finds_nothing_in_is_told_so(result: Result, message: str, *, told: bool) -> None:
+    found = [each for each in HELD if each.clause != FRESH.id]
+    remarks = report_of(ALL, [*found, CaseResult(FRESH.id, "", result, 1, message)]).remarks
     assert ["memory of one process" in remark for remark in remarks] == [True] * told
 
 

@@ -1,5 +1,6 @@
 """From a URL to a backend, and what every wrong one is told."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,15 +133,40 @@ def test_credentials_are_refused_before_anything_else_and_never_shown(url: str) 
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_entry_point_whose_library_is_missing_says_what_to_install(tmp_path: Path) -> None:
+_ENTRY_POINT = "the entry point thing = thing_backend:Thing of the group durable_store.backends"
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (None, f"thing:// needs the module thing_backend, which is not installed: {_ENTRY_POINT} imports it"),
+        ("import no_such_sdk", f"thing:// needs the module no_such_sdk, which is not installed: {_ENTRY_POINT}"),
+        ("import", f"thing:// cannot be opened: {_ENTRY_POINT} fails with SyntaxError: invalid syntax"),
+        ("class Other: ...", f"{_ENTRY_POINT} fails with AttributeError: module 'thing_backend' has no attribute"),
+        ("class Thing: ...", f"{_ENTRY_POINT} fails with AttributeError: type object 'Thing' has no attribute"),
+        ("class Thing: from_url = 3", f"{_ENTRY_POINT} fails with TypeError: 3 is not a callable object"),
+        (
+            "class Thing:\n    @classmethod\n    def from_url(cls, url):\n        raise ValueError('no\\nport')",
+            f"{_ENTRY_POINT} fails with ValueError: no port",
+        ),
+    ],
+)
+def test_what_is_wrong_with_somebodys_backend_is_one_line_that_names_the_entry_point(
+    module: str | None, told: str, tmp_path: Path
+) -> None:
     package = tmp_path / "thing-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[durable_store.backends]\nthing = thing_backend:Thing\n")
-    (tmp_path / "thing_backend.py").write_text("import no_such_sdk\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import durable_store; durable_store.open_store('thing://x')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "thing:// needs the module no_such_sdk: pip install 'durable-store[thing]'" in done.stderr
+    if module is not None:
+        (tmp_path / "thing_backend.py").write_text(module)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "durable_store.cli", "conformance", "thing://x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in " ".join(done.stderr.replace("\u2502", "").split())
+    assert "Traceback" not in done.stderr
+    assert "durable-store[thing]" not in done.stderr
 
 
 @pytest.mark.parametrize("missing", ["boto3", "fsspec"])

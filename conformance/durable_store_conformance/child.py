@@ -1,8 +1,9 @@
 """The other process of a clause: a fresh interpreter that does as it is told, line by line.
 
-`python -P -m durable_store_conformance.child URL` imports neither the clauses nor pytest. A line on stdin is
-`[on, verb, args, kwargs]`: a verb of its backend, its store, its run or of itself; a line on stdout is `{"gave": …}` or
-`{"error": …}`. It ends with its stdin, so nothing outlives the suite, however the suite dies.
+`python -P -m durable_store_conformance.child URL SECONDS` imports neither the clauses nor pytest; SECONDS is the time
+that a process has which is forked from it. A line on stdin is `[on, verb, args, kwargs]`: a verb of its backend, its
+store, its run or of itself; a line on stdout is `{"gave": …}` or `{"error": …}`. It ends with its stdin, so nothing
+outlives the suite, however the suite dies.
 """
 
 import base64
@@ -19,6 +20,7 @@ from typing import IO, Any, cast
 
 from durable_store import Checkpoint, CheckpointKey, DurableStoreError, Run, Store, open_store
 from durable_store.backend import Backend, open_backend
+from durable_store_conformance.limits import DidNotEnd
 from durable_store_conformance.work import (
     HANGS_AFTER,
     Lines,
@@ -40,8 +42,9 @@ Answer = Any
 class Child:
     """What this process can be told to do, beside the verbs of its backend, store and run."""
 
-    def __init__(self, url: str, answers: IO[bytes]) -> None:
+    def __init__(self, url: str, patience: float, answers: IO[bytes]) -> None:
         self._url = url
+        self._patience = patience
         self._answers = answers
         self._backend: Backend | None = None
         self._store: Store | None = None
@@ -107,7 +110,7 @@ class Child:
         """Forks; the forked process does it, and is killed at this line of it. Whether it died so."""
         forked = os.fork()
         if forked == 0:
-            signal.alarm(HANGS_AFTER // 2)
+            signal.setitimer(signal.ITIMER_REAL, self._patience)
             try:
                 self.die_at(line, on, verb, *args)
             except BaseException:  # noqa: BLE001 - the process that is forked has nobody else to tell
@@ -115,6 +118,8 @@ class Child:
             finally:
                 os._exit(1)
         _, status = os.waitpid(forked, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+            raise self._hangs(verb)
         return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
     def resume_and_commit(self, *args: Any, **kwargs: Any) -> int:
@@ -174,7 +179,9 @@ class Child:
         read, write = os.pipe()
         forked = os.fork()
         if forked == 0:
-            signal.alarm(HANGS_AFTER // 2)  # whatever hangs in it: it is killed, and the pipe ends
+            signal.setitimer(
+                signal.ITIMER_REAL, self._patience
+            )  # whatever hangs in it: it is killed, and the pipe ends
             try:
                 os.close(read)
                 with os.fdopen(write, "wb") as pipe:
@@ -185,7 +192,7 @@ class Child:
         with os.fdopen(read, "rb") as pipe:
             line = pipe.read()
         os.waitpid(forked, 0)
-        self._say(json.loads(line) if line else {"error": "hangs", "text": f"{verb} hangs in a forked child"})
+        self._say(json.loads(line) if line else _error(self._hangs(verb)))
 
     def serve(self, requests: IO[bytes]) -> None:
         """Answers line by line until there are no more."""
@@ -205,10 +212,13 @@ class Child:
         """What a verb gives or how it fails, as a line."""
         try:
             return _line({"gave": self.do(on, verb, *args, **kwargs)})
-        except DurableStoreError as err:
-            return _line({"error": type(err).__name__, "text": str(err)})
+        except (DurableStoreError, DidNotEnd) as err:
+            return _line(_error(err))
         except Exception:  # noqa: BLE001 - the clause that asked shows it
             return _line({"error": "unexpected", "text": traceback.format_exc()})
+
+    def _hangs(self, verb: str) -> DidNotEnd:
+        return DidNotEnd(f"{verb} did not end within {self._patience:.3g} s in a forked process")
 
     def _say(self, answer: Answer) -> None:
         self._answers.write(_line(answer))
@@ -240,17 +250,21 @@ def revived(value: dict[str, Any]) -> Answer:
     return base64.b64decode(value["of"]) if value["a"] == "bytes" else CheckpointKey(*value["of"])
 
 
+def _error(err: Exception) -> Answer:
+    return {"error": type(err).__name__, "text": str(err)}
+
+
 def _line(value: Answer) -> bytes:
     return json.dumps(value, default=plain).encode() + b"\n"
 
 
-def main(url: str) -> None:
+def main(url: str, patience: str) -> None:
     """Serves stdin; what anything else prints goes to stderr, so that it cannot pass for an answer."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve: Callable[[IO[bytes]], None] = Child(url, answers).serve
+    serve: Callable[[IO[bytes]], None] = Child(url, float(patience), answers).serve
     serve(sys.stdin.buffer)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

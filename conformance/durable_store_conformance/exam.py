@@ -1,15 +1,13 @@
 """The exam: all clauses, and what one of them is examined with."""
 
 import os
-import signal
-import threading
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from functools import cached_property
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from durable_store import Store, open_store
 from durable_store.backend import Backend, open_backend
+from durable_store_conformance import limits
 from durable_store_conformance.clauses import (
     costs,
     damage,
@@ -24,9 +22,9 @@ from durable_store_conformance.clauses import (
     stores,
     verbs,
 )
+from durable_store_conformance.limits import DidNotEnd, ends_within
 from durable_store_conformance.process import OtherProcesses
 from durable_store_conformance.registry import Clause, NotEvaluable, clauses_in
-from durable_store_conformance.work import HANGS_AFTER
 
 __all__ = ["CASES", "CLAUSES", "Case", "Exam", "examine"]
 
@@ -96,37 +94,38 @@ def examine(case: Case, url: str) -> None:
 
     Raises:
         AssertionError: the promise does not hold. So says, in its own way, every other error but the next.
-        NotEvaluable: this machine cannot tell.
+        NotEvaluable: this machine cannot tell, or not within the time that `limits` gives it.
     """
     __tracebackhide__ = True  # what pytest shows begins in the clause
-    clause = case.clause
-    if "a fork" in clause.needs and not hasattr(os, "fork"):
+    if "a fork" in case.clause.needs and not hasattr(os, "fork"):
         raise NotEvaluable("this platform has no os.fork")
     exam = Exam(url)
-    with _not_hung(10 * HANGS_AFTER if clause.group.name == "SIZE" else 2 * HANGS_AFTER):
-        try:
-            if "a race" in clause.needs and getattr(exam.backend, "fencing", True) is False:
-                raise AssertionError("this store's fencing is off: who wins a race for a step is not decided")
-            arguments = clause.cases[case.name]
-            clause.examine(**arguments, **{name: getattr(exam, name) for name in clause.asks_for})
-        finally:
-            exam.end()
-
-
-@contextmanager
-def _not_hung(seconds: float) -> Generator[None]:
-    """Fails a clause that takes longer: a broken backend must not hang the exam."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _hung)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            _ask(case, exam)
+        except BaseException:
+            with suppress(DidNotEnd):  # what the clause came to counts
+                _end(exam)
+            raise
+        _end(exam)
+    except DidNotEnd as err:
+        raise NotEvaluable(str(err)).with_traceback(err.__traceback__) from None
+    if not limits.is_measured(url):  # now that its store may be written to
+        with suppress(Exception), ends_within(limits.AGAIN):
+            limits.measure(url)
 
 
-def _hung(*_: object) -> NoReturn:
-    raise TimeoutError("the clause does not come to its end")
+def _ask(case: Case, exam: Exam) -> None:
+    __tracebackhide__ = True
+    clause = case.clause
+    seconds = limits.SIZE_CLAUSE if clause.group.name == "SIZE" else limits.CLAUSE
+    with ends_within(seconds * limits.slowness_of(exam.url)):
+        if "a race" in clause.needs and getattr(exam.backend, "fencing", True) is False:
+            raise AssertionError("this store's fencing is off: who wins a race for a step is not decided")
+        arguments = clause.cases[case.name]
+        clause.examine(**arguments, **{name: getattr(exam, name) for name in clause.asks_for})
+
+
+def _end(exam: Exam) -> None:
+    with ends_within(limits.CLEAN_UP * limits.slowness_of(exam.url)):
+        exam.end()

@@ -6,13 +6,15 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from durable_store import CheckpointKey, StoreUnavailable
+from durable_store import StoreUnavailable
 from durable_store.backend import Backend, open_backend
+from durable_store_conformance import limits
+from durable_store_conformance.limits import DidNotEnd, ends_within
 from durable_store_conformance.registry import KEY
+from durable_store_conformance.work import in_threads
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?]*)([^?]*)(.*)", re.DOTALL)
 _AT_ONCE = 8  # threads that prune: a service answers in 10 to 100 ms, and a clause may leave thousands of keys
@@ -30,24 +32,33 @@ class FreshStores:
         self._names = (f"conformance-{secrets.token_hex(4)}-{number:04}" for number in itertools.count())
         self._missing: list[Path] = []
         self._unremoved: dict[str, str] = {}  # the URLs of those that are in use, by their names
+        self._hung = 0
         self.left: list[str] = []
 
     def try_out(self) -> str:
-        """Saves a record in a store of its own and reads it; returns the repr of its backend.
+        """Saves a record in a store of its own and reads it, and measures that; returns the repr of its backend.
 
         Raises:
             InvalidURL: the URL names no usable backend.
-            StoreUnavailable: there is nothing that could be examined.
+            StoreUnavailable: there is nothing that could be examined, or it does not answer in time.
         """
+        try:
+            return self._tried_out()
+        except DidNotEnd as err:
+            raise StoreUnavailable(f"{self._url} was tried out, and {err}") from None
+
+    def _tried_out(self) -> str:
         if "{}" not in self._url:  # what is wrong with it is told of the URL that was given
-            open_backend(self._url).close()
-        with self.fresh() as url, closing(open_backend(url)) as backend:
+            with ends_within(limits.TRY_OUT):
+                open_backend(self._url).close()
+        with self.fresh() as url, ends_within(limits.TRY_OUT), closing(open_backend(url)) as backend:
             path = getattr(backend, "path", None)
             if isinstance(path, Path):
                 self._missing = [each for each in path.parents if not each.exists()]
             try:
                 backend.save(KEY, 0, b"is anybody there?")
                 backend.load(KEY, 0)
+                limits.measure(url)
             except StoreUnavailable:
                 raise
             except Exception:  # noqa: BLE001 - the clauses are there to tell what is broken
@@ -77,11 +88,18 @@ class FreshStores:
         if url is None:  # Ctrl-C came between its beginning and its clause, and `end` has removed it
             return
         try:
-            with closing(open_backend(url)) as backend:
+            with ends_within(self._patience(url)), closing(open_backend(url)) as backend:
                 _clean_up(backend, name)
+        except DidNotEnd as err:
+            self._hung += 1
+            self.left.append(f"{url}: its removal: {err}")
         except Exception as err:  # noqa: BLE001 - a broken backend may raise anything, and the exam goes on
             self.left.append(f"{url}: {err}")
         del self._unremoved[name]
+
+    def _patience(self, url: str) -> float:
+        """Halved by each removal that hung: all that hang take together no longer than two."""
+        return max(limits.CLEAN_UP * limits.slowness_of(url) * 0.5**self._hung, 0.1)
 
 
 def named(url: str, name: str) -> str:
@@ -110,8 +128,10 @@ def _clean_up(backend: Backend, name: str) -> None:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
             return
 
-    def prune_all(key: CheckpointKey) -> None:
-        backend.prune(key, backend.steps(key)[::-1])
+    keys = list(backend.keys())
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(prune_all, list(backend.keys())))
+    def prune_a_part(first: int) -> None:
+        for key in keys[first::_AT_ONCE]:
+            backend.prune(key, backend.steps(key)[::-1])
+
+    in_threads(_AT_ONCE, prune_a_part)

@@ -9,21 +9,24 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 import durable_store
-from durable_store_conformance import child
+from durable_store_conformance import child, limits
 from durable_store_conformance.child import Answer, plain, revived
-from durable_store_conformance.work import HANGS_AFTER
+from durable_store_conformance.limits import DidNotEnd
 
 
 class ProcessFailed(Exception):
-    """A child process died, hung or broke down: by no error of durable_store. It is never what a clause expects."""
+    """A child process died or broke down: by no error of durable_store. It is never what a clause expects."""
 
 
 class AnotherProcess:
     """A fresh interpreter that opens the same URL. It waits for what it is told, so nothing needs a sleep."""
 
     def __init__(self, url: str) -> None:
+        self._patience = limits.ANSWER * limits.slowness_of(url)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", child.__name__, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", child.__name__, url, str(self._patience / 2)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
@@ -53,11 +56,11 @@ class AnotherProcess:
             raise ProcessFailed("it ended before it was told what to do; see its stderr") from err
 
     def answer(self) -> Answer:
-        """The next answer."""
+        """The next answer. Raises DidNotEnd when it does not come: then it was killed."""
         with self._killed_when_it_hangs():
             line = self._answers.readline()
         if not line:
-            raise ProcessFailed(f"it ended without an answer, or hung for {HANGS_AFTER} s; see its stderr")
+            raise ProcessFailed("it ended without an answer; see its stderr")
         return self._read(line)
 
     def kill(self) -> list[Answer]:
@@ -89,13 +92,15 @@ class AnotherProcess:
         said = json.loads(line, object_hook=revived)
         if "error" not in said:
             return said["gave"]
+        if said["error"] == DidNotEnd.__name__:
+            raise DidNotEnd(said["text"])
         error = getattr(durable_store, said["error"], None)
         if error is None:
             raise ProcessFailed(said["text"])
         raise error(said["text"])
 
     def _reap(self) -> None:
-        self._process.wait(HANGS_AFTER)
+        self._process.wait(limits.ANSWER)
         self._answers.close()
         try:
             self._requests.close()
@@ -104,12 +109,20 @@ class AnotherProcess:
 
     @contextmanager
     def _killed_when_it_hangs(self) -> Generator[None]:
-        watchdog = threading.Timer(HANGS_AFTER, self._process.kill)
+        hangs = threading.Event()
+
+        def kill() -> None:
+            hangs.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(self._patience, kill)
         watchdog.start()
         try:
             yield
         finally:
             watchdog.cancel()
+        if hangs.is_set():
+            raise DidNotEnd(f"another process did not answer within {self._patience:.3g} s")
 
 
 class OtherProcesses:

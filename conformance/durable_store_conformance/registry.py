@@ -99,8 +99,11 @@ class Clause:
 
     @property
     def base(self) -> bool:
-        """Whether a store that fails it is of no use even to one agent. Who wins a race concerns several."""
-        return self.group.base and "a race" not in self.needs
+        """Whether a store that fails it is of no use even to one agent.
+
+        Who wins a race concerns several. A fork is no need of one agent either, nor is it there on every platform.
+        """
+        return self.group.base and not self.needs & {"a race", "a fork"}
 
 
 def clause(

@@ -12,19 +12,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Self, TypeVar
 
 from durable_store import CheckpointKey, StoreUnavailable
 from durable_store.backend import Backend
+from durable_store_conformance.limits import ANSWER, DidNotEnd, time_left
 
 T = TypeVar("T")
 
 TraceFunction = Callable[[FrameType, str, object], "TraceFunction | None"]
 
-HANGS_AFTER = 60
+HANGS_AFTER = ANSWER
 """Seconds after which a process or a thread that has not answered is taken for hung."""
 
 _SIZES = (1_000_000, 7, 300_000, 4096)
@@ -102,15 +102,33 @@ def told(verb: Callable[..., Any], args: list[Any]) -> dict[str, Any]:
 
 
 def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
-    """What `work(0)` … `work(count - 1)` return, each in a thread, all let go at once."""
+    """What `work(0)` … `work(count - 1)` return, each in a thread, all let go at once.
+
+    Threads that hang are left behind: they keep nobody from ending, neither the caller nor the interpreter.
+
+    Raises:
+        DidNotEnd: a thread works longer than there is time (`limits`).
+        Exception: what the first of them raised, by number.
+    """
     start = threading.Barrier(count)
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
 
-    def together(number: int) -> T:
-        start.wait(30)
-        return work(number)
+    def together(number: int) -> None:
+        try:
+            start.wait(30)
+            results[number] = work(number)
+        except BaseException as err:  # noqa: BLE001 - raised below
+            errors[number] = err
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(together, range(count)))
+    threads = [threading.Thread(target=together, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        _join(thread)
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(count)]
 
 
 class Watcher:
@@ -126,11 +144,9 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> dict[str, Any]:
-        """The highest step seen, in a look after this call too, and what was wrong."""
+        """The highest step seen, in a look after this call too, and what was wrong. Raises DidNotEnd when it hangs."""
         self._over.set()
-        self._thread.join(HANGS_AFTER)
-        if self._thread.is_alive():
-            self._problems.append("a reader hangs")
+        _join(self._thread)
         return {"last": self._last, "problems": self._problems[:5]}
 
     def _watch(self) -> None:
@@ -173,9 +189,9 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> int:
-        """How many steps were saved. Raises what stopped it before this call."""
+        """How many steps were saved. Raises what stopped it before this call, and DidNotEnd when it hangs."""
         self._over.set()
-        self._thread.join(HANGS_AFTER)
+        _join(self._thread)
         if self._problem:
             raise self._problem
         return self._saved
@@ -187,6 +203,12 @@ class Writer:
                 self._saved += 1
         except Exception as err:  # noqa: BLE001 - `stop` raises it
             self._problem = err
+
+
+def _join(thread: threading.Thread) -> None:
+    thread.join(max(time_left(), 0))
+    if thread.is_alive():
+        raise DidNotEnd("a thread did not end")
 
 
 def race(backend: Backend, key: CheckpointKey, name: str, steps: Sequence[int]) -> list[list[Any]]:

@@ -7,6 +7,8 @@ core imports no part of the suite: pytest loads it by its name, while its assert
 import os
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _SUITE = "durable_store_conformance"
 _OF_ITS_OWN = ("--noconftest", "--import-mode=importlib", "-pno:cacheprovider", "-pno:terminal")
+_GRACE = 5  # seconds for the interpreter to end by itself
 _MISUSED, _NOT_TOLD, _INTERRUPTED = 2, 3, 130
 
 
@@ -53,14 +56,17 @@ def conformance(
 
     The grade is `full` if every clause held, `base` if all those held without which not even one agent is safe that
     is killed and goes on, else `none`. Exit status: 0 all that was asked held, 1 a clause failed, 2 misused, 3 it
-    could not be told, 130 stopped by Ctrl-C.
+    could not be told or what was made could not be removed, 130 stopped by Ctrl-C.
     """
     door = _Door(url, only or [])
     problem = _sit(door)
     if door.sitting is None:
+        _leave_nobody_behind(_NOT_TOLD)
         raise _said(problem, _NOT_TOLD)
     sitting, report = door.sitting, door.sitting.report
     status = _INTERRUPTED if sitting.interrupted else _NOT_TOLD if problem else report.status
+    if status == 0 and sitting.left:
+        status = _NOT_TOLD
     if json_file:
         about: dict[str, object] = {
             "url": url,
@@ -74,6 +80,7 @@ def conformance(
         tell(report, sitting.backend)
     if sitting.backend and sitting.left:
         _say(f"{len(sitting.left)} stores could not be removed; the first: {sitting.left[0]}")
+    _leave_nobody_behind(status)
     if sitting.interrupted:
         raise KeyboardInterrupt
     raise _said(problem, status)
@@ -129,6 +136,18 @@ def _own_stderr() -> Generator[IO[str]]:
     """A way to stderr that stays open while pytest captures all that is written to 1 and 2."""
     with open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as stderr:  # noqa: PTH123 - no path
         yield stderr
+
+
+def _leave_nobody_behind(status: int) -> None:
+    """Sees to it that threads in which a backend hangs do not keep this process from ending with its status."""
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(_GRACE)
+        os._exit(status)
+
+    sys.stdout.flush()
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _said(problem: str, status: int) -> typer.Exit:

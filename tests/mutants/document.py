@@ -1,6 +1,7 @@
 """What docs/CONFORMANCE.md says: words from the registry and from the mutants, and figures that were measured."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -14,6 +15,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "CONFORMANCE.md"
 
 HEADING = "## Which clause finds which mutant\n"
 """What comes after it is measured."""
+
+NOT_MEASURED = "Not measured yet: `make matrix`."
 
 _INTRODUCTION = """\
 # Conformance
@@ -139,6 +142,18 @@ def matrix(rows: Sequence[Row]) -> str:
             f"\n### Clauses that nobody fails\n\n{', '.join(idle) or 'None'}.\n",
         )
     )
+
+
+def stale(figures: str) -> list[str]:
+    """The backends and clauses that were measured and are no more, or came since; none if nothing was measured yet."""
+    if figures.strip() == NOT_MEASURED:
+        return []
+    rows = re.findall(r"^\| ([\w-]+) \| (.*) \|$", figures.partition("\n### ")[0], re.MULTILINE)
+    backends = {backend for backend, _ in rows} - {"backend"}
+    clauses = set(re.findall(r"DS-[A-Z]+-\d\d", figures.rpartition("\n### ")[2]))
+    for group, numbers in re.findall(r"([A-Z]+)((?: \**\d\d[†?‡]?\**)+)", "\n".join(told for _, told in rows)):
+        clauses.update(f"DS-{group}-{number}" for number in re.findall(r"\d\d", numbers))
+    return sorted((backends ^ {*GOOD, *MUTANTS}) | (clauses ^ {clause.id for clause in CLAUSES}))
 
 
 def _counts(row: Row, groups: Sequence[str]) -> Iterator[str]:

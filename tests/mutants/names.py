@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from durable_store import CheckpointKey
+from durable_store import CheckpointKey, StoreUnavailable
 from durable_store.key import storage_path
 from durable_store_backends.files import FileBackend
 from durable_store_backends.memory import MemoryBackend
@@ -48,6 +48,16 @@ class CutsLongIds(_Renaming):
 
     def name(self, given: str) -> str:
         return given[:128]
+
+
+@caught_by("DS-ID-04")
+class RefusesLongPaths(FileBackend):
+    """Has a name for each key that may be 255 bytes long: for a long goal or a long checkpoint id, not for both."""
+
+    def _directory(self, key: CheckpointKey) -> str:
+        if len(storage_path(key)) > 255:
+            raise StoreUnavailable(f"the name of {key} is too long")
+        return super()._directory(key)
 
 
 @caught_by("DS-ID-01")
@@ -163,3 +173,26 @@ class ListsAtOnce(MemoryBackend):
 
     def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
         return list(super().keys(goal_id))  # type: ignore[return-value]
+
+
+@caught_by("DS-KEYS-04")
+class ListsByOffset(MemoryBackend):
+    """Asks for page after page by how many keys came before: with those pruned meanwhile it misses others."""
+
+    def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
+        for offset in itertools.count(0, 1000):
+            page = sorted(super().keys(goal_id))[offset : offset + 1000]
+            if not page:
+                return
+            yield from page
+
+
+@caught_by("DS-CLOSE-04")
+class EndsListingsOnClose(FileBackend):
+    """Looks in the middle of a listing whether it is closed, and then takes that for the end."""
+
+    def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
+        for key in super().keys(goal_id):
+            if self._closed:
+                return
+            yield key

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,6 +133,25 @@ class ReadsCreateTheDatabase(SqliteBackend):
         with self._connected("read", create=True) as connection:
             assert connection is not None
             sqlite._rows(connection, sqlite._CREATE)
+        return super().latest(key)
+
+
+@caught_by("DS-READ-01")
+class MakesADirectoryToRead(Files):
+    """Makes the directory of a key, whoever asks for it, so that there is always one to list."""
+
+    def steps(self, key: CheckpointKey) -> list[int]:
+        self.file(key, 0)
+        return super().steps(key)
+
+
+@caught_by("DS-READ-02")
+class TouchesALockFile(FileBackend):
+    """Makes a file beside its directory, to be locked, for a read too."""
+
+    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
+        with suppress(OSError):
+            Path(f"{self._open()}.lock").touch()
         return super().latest(key)
 
 

@@ -2,16 +2,18 @@
 
 import os
 import secrets
+import select
 import threading
 import time
 from collections.abc import Collection, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
 import apsw
 
-from durable_store import CheckpointKey
+from durable_store import CheckpointKey, StoreUnavailable
 from durable_store_backends.files import FileBackend
 from durable_store_backends.memory import MemoryBackend
 from durable_store_backends.sqlite import SqliteBackend
@@ -112,6 +114,40 @@ class SharesAConnectionAcrossFork(SqliteBackend):
             self._in_the_middle.set()
             request()
             self._in_the_middle.clear()
+
+
+@caught_by("DS-FORK-01")
+class PrunesInAThread(FileBackend):
+    """Has a thread that prunes, which no forked child has: there nobody ever does it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._pruning = ThreadPoolExecutor(1)
+
+    def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
+        self._open()
+        try:
+            self._pruning.submit(super().prune, key, steps).result(timeout=2)
+        except TimeoutError as err:
+            raise StoreUnavailable(f"cannot prune {key}: it takes too long") from err
+
+
+@caught_by("DS-FORK-04")
+class HangsUpForItsParent(FileBackend):
+    """Says goodbye to its server when it is closed, in a forked child on the connection of its parent."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._server, self._connection = os.pipe()
+
+    def close(self) -> None:
+        super().close()
+        os.write(self._connection, b"goodbye")
+
+    def _open(self) -> str:
+        if select.select([self._server], [], [], 0)[0]:
+            raise StoreUnavailable("the server has closed the connection")
+        return super()._open()
 
 
 @caught_by("DS-READER-02")

@@ -30,18 +30,15 @@ class LatestByTimeStamp(Files):
         return record if record is None else (there[max(there)], record)
 
 
-@caught_by("DS-STEPS-01")
+@caught_by("DS-LATEST-02")
 class LatestByListingOrder(FileBackend):
-    """Takes the names as a directory lists them, which is the order of their hashes on many a file system."""
+    """Takes the first name that a directory lists, which is in the order of their hashes on many a file system."""
 
     def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
-        for step in self.steps(key):
+        for step in sorted(self.steps(key), key=lambda step: hashlib.sha256(str(step).encode()).digest()):
             record = self.load(key, step)
             return record if record is None else (step, record)
         return None
-
-    def steps(self, key: CheckpointKey) -> list[int]:
-        return sorted(super().steps(key), key=lambda step: hashlib.sha256(str(step).encode()).digest())
 
 
 @caught_by("DS-LATEST-02")

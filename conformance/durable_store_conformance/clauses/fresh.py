@@ -8,6 +8,7 @@ import pytest
 from durable_store import CheckpointConflict, CheckpointNotFound, Store
 from durable_store_conformance.process import OtherProcesses, at_once
 from durable_store_conformance.registry import KEY, clause
+from durable_store_conformance.report import NOT_FOUND
 from durable_store_conformance.work import state_of
 
 
@@ -37,11 +38,23 @@ def a_fresh_process_finds_the_latest_checkpoint(another_process: OtherProcesses)
     first.kill()
     second = another_process()
     found = second.store("latest", KEY)
-    assert found is not None
+    assert found is not None, NOT_FOUND
     assert (found["step"], found["state"], found["meta"]) == (4, state_of(4), {"of": 4})
-    assert second.store("save", KEY, 4, state_of(4), meta={"of": 4})["step"] == 4, "a retry after the kill"
+
+
+@clause("DS-FRESH-07", "another state is there; the error names its step, writer and time", needs="a kill")
+def a_fresh_process_meets_the_record_of_one_that_is_gone(another_process: OtherProcesses) -> None:
+    """The same state again is a retry; another one is a conflict, and changes nothing."""
+    first = another_process()
+    first.store("save", KEY, 0, state_of(0), meta={"of": 0})
+    first.kill()
+    second = another_process()
+    assert second.store("save", KEY, 0, state_of(0), meta={"of": 0})["step"] == 0, "a retry after the kill"
     with pytest.raises(CheckpointConflict):
-        second.store("save", KEY, 4, {"other": True})
+        second.store("save", KEY, 0, {"other": True})
+    found = another_process().store("latest", KEY)
+    assert found is not None, NOT_FOUND
+    assert (found["step"], found["state"], found["meta"]) == (0, state_of(0), {"of": 0})
 
 
 @clause("DS-FRESH-05", "Takes the goal's newest episode if that is unfinished, else the next number.")

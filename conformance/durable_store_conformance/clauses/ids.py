@@ -1,9 +1,11 @@
 """Ids that file systems, databases, URLs and careless code confuse: all are valid, and no two are one."""
 
+import itertools
 import unicodedata
 
 from durable_store import CheckpointKey
 from durable_store.backend import Backend, open_backend
+from durable_store.key import MAX_EPISODE
 from durable_store_conformance.process import OtherProcesses
 from durable_store_conformance.registry import clause
 
@@ -171,6 +173,15 @@ def keys_that_read_the_same_when_joined_are_kept_apart(backend: Backend) -> None
     for key in _SAME_WHEN_JOINED:
         assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
     _all_are_there(backend, _SAME_WHEN_JOINED)
+
+
+@clause("DS-ID-04", "Every id is valid on every backend or on none.")
+def the_longest_ids_may_meet_in_one_key(backend: Backend, reopened: Backend) -> None:
+    """A goal and a checkpoint of 200 bytes, plain or as long as encoding makes them, in the highest episode."""
+    keys = [CheckpointKey(goal, MAX_EPISODE, name) for goal, name in itertools.product(_LONG[2:6], repeat=2)]
+    for key in keys:
+        assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
+    _all_are_there(reopened, keys)
 
 
 @clause("DS-ID-03", "Whose state this is: the same in every process that works on it, and in no other.")

@@ -4,12 +4,15 @@ A URL does not say how to take its storage away. What can be taken from any proc
 that it may open, and bytes that it may write to a file.
 """
 
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
-from durable_store.backend import Backend
-from durable_store_conformance.process import OtherProcesses
+from durable_store import StoreUnavailable
+from durable_store.backend import Backend, open_backend
+from durable_store_conformance.process import AnotherProcess, OtherProcesses
 from durable_store_conformance.registry import KEY, clause
-from durable_store_conformance.work import content
+from durable_store_conformance.work import content, starved
 
 _THERE = content("there", 1000)
 _NEW = content("new", 100_000)
@@ -35,6 +38,22 @@ def _reads_are_as_they_are(answers: dict[str, dict[str, Any]]) -> None:
 
 
 _READS: dict[str, list[object]] = {"latest": [KEY], "load": [KEY, 0], "steps": [KEY], "keys": []}
+_VERBS: dict[str, Callable[[Backend], object]] = {
+    "save": lambda backend: backend.save(KEY, 1, _NEW),
+    "latest": lambda backend: backend.latest(KEY),
+    "prune": lambda backend: backend.prune(KEY, [0]),
+    "load": lambda backend: backend.load(KEY, 0),
+    "steps": lambda backend: backend.steps(KEY),
+    "keys": lambda backend: list(backend.keys()),
+}
+
+
+def _ready(process: AnotherProcess) -> None:
+    """It has called each verb once, by a backend of its own: what a verb imports is no storage, and is there now."""
+    process.backend("save", KEY, 1, _THERE)
+    for verb, args in _READS.items():
+        process.backend(verb, *args)
+    process.backend("prune", KEY, [1])
 
 
 @clause("DS-OUT-01", UNREACHABLE)
@@ -44,7 +63,7 @@ def without_a_file_or_connection_no_read_says_that_nothing_is_there(
     """In a process that can open none. When it can again, it finds everything."""
     backend.save(KEY, 0, _THERE)
     process = another_process()
-    process.backend("latest", KEY)
+    _ready(process)
     _reads_are_as_they_are(process.ask("starve", "NOFILE", _READS))
     assert process.backend("latest", KEY) == [0, _THERE]
     assert process.ask("starve", None, _READS) == {
@@ -62,6 +81,7 @@ def a_save_or_prune_that_could_not_be_done_says_so(
     """Without a file or connection to be had, and on a full disk: what is acknowledged is so, and no record is half."""
     backend.save(KEY, 0, _THERE)
     process = another_process()
+    _ready(process)
     process.backend("save", KEY, 1, _THERE)
     answers = process.ask("starve", limit, {"save": [KEY, 2, _NEW]})
     there = backend.load(KEY, 2)
@@ -89,5 +109,20 @@ def on_a_full_disk_what_is_there_can_be_read_or_is_unavailable(
     """A read that must write something, a lock or an index, may fail; it never says that nothing is there."""
     backend.save(KEY, 0, _THERE)
     process = another_process()
-    process.backend("latest", KEY)
+    _ready(process)
     _reads_are_as_they_are(process.ask("starve", "FSIZE", _READS))
+
+
+@clause("DS-OUT-04", UNREACHABLE, verb=_VERBS)
+def what_is_unavailable_names_its_cause(url: str, verb: Callable[[Backend], object]) -> None:
+    """The error of the system or of the client is chained: without it nobody can tell what to mend."""
+    with closing(open_backend(url)) as first:  # imports what there is to import
+        first.save(KEY, 0, _THERE)
+        verb(first)
+    refused: StoreUnavailable | None = None
+    with closing(open_backend(url)) as backend, starved("NOFILE"):
+        try:
+            verb(backend)
+        except StoreUnavailable as err:
+            refused = err
+    assert refused is None or refused.__cause__ is not None, f"without a cause: {refused}"

@@ -1,7 +1,10 @@
 """The verbs of a backend, one promise of the protocol after the other, in one process."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -9,7 +12,7 @@ from durable_store import CheckpointKey, StoreUnavailable
 from durable_store.backend import Backend, open_backend
 from durable_store.key import MAX_EPISODE, MAX_STEP
 from durable_store_conformance.registry import KEY, clause
-from durable_store_conformance.work import content
+from durable_store_conformance.work import content, in_threads
 
 _ALL_BYTES = bytes(range(256))
 _RECORDS = {
@@ -43,11 +46,33 @@ _VERBS: dict[str, Callable[[Backend], object]] = {
 }
 
 _USED = {"used": True, "never used": False}
+_SEVERAL_PAGES = 1050  # keys: services and databases list up to a thousand at once
+_PRUNED = 100  # of them, while they are listed: in pages of any size some are still to come
 
 
 def _fill(backend: Backend, steps: range | list[int], key: CheckpointKey = KEY) -> None:
     for step in steps:
         backend.save(key, step, str(step).encode())
+
+
+def on_disk(backend: Backend, url: str) -> set[Path]:
+    """What there is where the backend, or else its URL, says that it keeps its records; and beside it by its name."""
+    said = getattr(backend, "path", None)
+    path = Path(said if isinstance(said, str | Path) else unquote(urlsplit(url).path))
+    found = {each for each in (path, *path.parents) if each.exists()}
+    with suppress(OSError):  # there is no such directory, or it is somebody else's and the path means something else
+        found.update(each for each in path.parent.iterdir() if path.name in each.name)
+    if isinstance(said, str | Path) and path.is_dir():
+        found.update(path.rglob("*"))
+    return found
+
+
+def _rest_or_refusal(listing: Iterator[CheckpointKey]) -> list[CheckpointKey] | None:
+    """The rest of what a listing gives; None if it says that it cannot."""
+    try:
+        return list(listing)
+    except StoreUnavailable:
+        return None
 
 
 @clause("DS-SAVE-01", "Creates the record at (key, step) unless one is there, and returns the record that is there.")
@@ -194,7 +219,7 @@ def a_pruned_step_is_free_again(backend: Backend, reopened: Backend) -> None:
     assert reopened.latest(KEY) == (0, b"second")
 
 
-@clause("DS-PRUNE-05", "What could not be removed is raised, never swallowed.")
+@clause("DS-PRUNE-05", "Removes these steps, in the order given; those that are not there are no error.")
 def prune_of_many_steps_removes_them_all(backend: Backend) -> None:
     """More than one batch of any service's."""
     _fill(backend, range(60))
@@ -286,9 +311,34 @@ def keys_stream(backend: Backend) -> None:
     next(left)
 
 
+@clause(
+    "DS-KEYS-04", "The keys that have records now, of one goal or of all; streamed, each once, in no promised order."
+)
+def a_listing_misses_none_while_keys_that_it_has_given_are_pruned(backend: Backend, reopened: Backend) -> None:
+    """Nor a part of them when its store is closed meanwhile: then it gives the rest, or says that it cannot."""
+    keys = [CheckpointKey(f"goal-{n % 7}", n // 7, "agent-0") for n in range(_SEVERAL_PAGES)]
+
+    def write(number: int) -> None:
+        for key in keys[number::8]:
+            backend.save(key, 0, b"record")
+
+    in_threads(8, write)
+    listing = reopened.keys()
+    given = list(itertools.islice(listing, _PRUNED))
+    for key in given:
+        backend.prune(key, [0])
+    assert sorted([*given, *listing]) == sorted(keys)
+    listing = reopened.keys()
+    one = list(itertools.islice(listing, 1))
+    reopened.close()
+    rest = _rest_or_refusal(listing)
+    assert rest is None or sorted([*given, *one, *rest]) == sorted(keys), "a listing ended before its end"
+
+
 @clause("DS-READ-01", "Reads create nothing: no file, table, bucket or directory.")
-def reads_create_nothing(backend: Backend, reopened: Backend) -> None:
+def reads_create_nothing(backend: Backend, reopened: Backend, url: str) -> None:
     """All that one asks about a store nobody has written to is nothing, now and afterwards."""
+    before = on_disk(backend, url)
     for _ in range(2):
         assert backend.latest(KEY) is None
         assert backend.load(KEY, 0) is None
@@ -298,6 +348,7 @@ def reads_create_nothing(backend: Backend, reopened: Backend) -> None:
         assert list(backend.keys(KEY.goal_id)) == []
         backend.prune(KEY, [0])
     assert list(reopened.keys()) == []
+    assert on_disk(backend, url) - before == set()
 
 
 @clause("DS-CLOSE-01", "Closing twice is fine.", used=_USED)
@@ -332,3 +383,17 @@ def after_close_every_verb_is_store_unavailable(
     assert not refused.value.maybe_saved
     assert reopened.load(KEY, 0) == (b"record" if used else None)
     assert reopened.load(KEY, 1) is None
+
+
+@clause("DS-CLOSE-04", "Lets go of connections and handles; after it every verb is StoreUnavailable.")
+def a_listing_under_way_does_not_end_as_if_it_were_complete(url: str, reopened: Backend) -> None:
+    """When its store is closed it gives the rest of the keys, which it has read, or says that it cannot."""
+    keys = [CheckpointKey(f"goal-{n}", n, "agent-0") for n in range(30)]
+    for key in keys:
+        reopened.save(key, 0, b"record")
+    backend = open_backend(url)
+    listing = backend.keys()
+    given = list(itertools.islice(listing, 10))
+    backend.close()
+    rest = _rest_or_refusal(listing)
+    assert rest is None or sorted(given + rest) == sorted(keys), "the listing ended before its end"

@@ -33,8 +33,8 @@ class TestMine(StoreConformance):
 ```
 
 No clause can be left out. A backend's grade is *full* when it keeps all of them; *base* when it keeps those that one
-agent needs which is killed and goes on; and *none* when it fails one of these. Clauses about who wins a race, and about
-several who share a store, are beyond base. What a machine cannot examine is not passed.
+agent needs which is killed and goes on; and *none* when it fails one of these. Clauses about who wins a race, about
+several who share a store, and those that need a fork, are beyond base. What a machine cannot examine is not passed.
 
 What a URL does not show, no clause can: whether a record survives a power cut, and what a backend does when its
 service is down or its disk is lost. Files, SQLite and S3 have tests of their own for that.

@@ -221,6 +221,10 @@ class AsyncRun:
         """As `Run.commit`. The state is encoded by this call, before anything is awaited."""
         return self._threads.run(self.run.commit, _encoded(state), meta=_copied(meta))
 
+    def is_superseded(self) -> Awaitable[bool]:
+        """As `Run.is_superseded`."""
+        return self._threads.run(self.run.is_superseded)
+
     def rewind(self, to_step: int) -> Awaitable[int]:
         """As `Run.rewind`."""
         return self._threads.run(self.run.rewind, to_step)

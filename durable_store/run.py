@@ -225,6 +225,20 @@ class Run:
         """
         return self._commit(to_json(state), meta_json(meta), None)
 
+    def is_superseded(self) -> bool:
+        """Asks the backend, once, whether another writer stands where this run would go on.
+
+        Then its next commit is refused. False promises nothing about that.
+
+        Raises:
+            StoreUnavailable: nobody answers.
+        """
+        with self._lock:
+            if self._refusal:
+                return True
+            there = self._backend.load(self.key, self._next, first=None if self._open else 1)
+            return there is not None and not (self._open and there == self._open.record)
+
     def rewind(self, to_step: int) -> int:
         """Commits state and meta of an earlier step as the next step, and returns that next step.
 

@@ -227,7 +227,9 @@ class Store:
             episodes.delete(self.backend, goal, number, writer_name(self._tag))
         count = 0
         for key in list(self.backend.keys(goal)):
-            if key.checkpoint_id != EPISODE_ID and episode_id in (None, key.episode_id):
+            if key.checkpoint_id == EPISODE_ID or (episode_id is not None and key.checkpoint_id.startswith("@")):
+                continue  # the goal's own
+            if episode_id in (None, key.episode_id):
                 steps = self.backend.steps(key)[::-1]
                 self.backend.prune(key, steps)
                 count += len(steps)

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from durable_store.runtime import (
     Drifted,
     EffectUncertain,
     Turn,
+    claims,
     run_goal,
     run_goal_best_of_n,
 )
@@ -177,10 +180,35 @@ def test_of_two_processes_one_goes_on_with_the_attempts(store: Store) -> None:
 
     old, new = asyncio.run(both())
     assert isinstance(old, CheckpointConflict)
-    assert "attempt 1" in str(old)
+    assert "g/1/o-0" in str(old)
     assert new.winner.result == 2
-    assert acted == [("old", 0), ("new", 1), ("new", 2)]
+    assert acted == [("old", 0), ("new", 1), ("old", 1), ("new", 2)]
     assert attempts(by("third"), 3, store).winner == new.winner
+    assert [episode.status for episode in store.episodes("g")] == ["finished"] * 3
+
+
+def test_an_attempt_keeps_its_episode_whoever_began_it_first(store: Store) -> None:
+    """Of two processes that give an attempt an episode at the same time, the slower takes that of the other."""
+    acted: list[int] = []
+
+    async def act(turn: Turn) -> None:
+        acted.append(turn.context.episode_id)
+        turn.finish()
+
+    store.start_episode("g", root="o-0")
+    assert claims.claim(store.backend, "g", 0, 0) == 0
+    assert claims.claim(store.backend, "g", 0, 7) == 0
+    assert attempts(lambda _: Agent("o", act), 1, store, score=bool).winner.episode_id == 0
+    assert acted == [0]
+
+
+def test_attempts_outlive_an_episode_that_is_deleted(store: Store) -> None:
+    attempts(lambda _: Agent("o", finishes), 2, store, state=1)
+    store.delete("g", episode_id=0)
+    with pytest.raises(CheckpointNotFound, match="episode 0 of goal 'g', which has an attempt, was deleted"):
+        attempts(lambda _: Agent("o", finishes), 2, store, state=1)
+    store.delete("g")
+    assert attempts(lambda _: Agent("o", finishes), 1, store, state=1).winner.episode_id == 2
 
 
 # Effects
@@ -207,6 +235,100 @@ def test_an_effect_whose_intent_was_not_written_is_the_same_one_when_tried_again
         goes(act, store)
     goes(act, store)
     assert sent == ["x"]
+
+
+def test_an_effect_that_is_tried_again_takes_no_others_place(store: Store, backend: Failing) -> None:
+    sent: list[str] = []
+
+    async def act(turn: Turn) -> None:
+        for to in "ab":
+            backend.full = to == "a" and not sent
+            with suppress(StoreUnavailable):
+                await turn.once("send", sent.append, to)
+        if len(sent) == 1:
+            backend.full = False
+            raise Killed
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    goes(act, store)
+    assert sent == ["b", "a"]
+
+
+def test_a_recorded_result_that_cannot_be_read_now_is_read_later(store: Store, backend: Failing) -> None:
+    sent: list[str] = []
+    lives = [0]
+
+    async def act(turn: Turn) -> None:
+        backend.away = lives[0]
+        try:
+            await turn.once("send", sent.append, "x")
+        except StoreUnavailable:
+            await turn.once("send", sent.append, "x")
+        if lives == [0]:
+            raise Killed
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    lives[0] = 1
+    goes(act, store)
+    assert sent == ["x"]
+
+
+def test_an_effect_that_is_cancelled_before_it_begins_is_none(store: Store) -> None:
+    sent: list[str] = []
+    lives = [0]
+
+    async def act(turn: Turn) -> None:
+        if lives == [0]:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(turn.once("send", sent.append, "x"), 0)
+        await turn.once("send", sent.append, "x")
+        if lives == [0]:
+            raise Killed
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    lives[0] = 1
+    goes(act, store)
+    assert sent == ["x"]
+
+
+def test_an_effect_whose_result_cannot_be_recorded_is_uncertain(store: Store, backend: Failing) -> None:
+    def send() -> None:
+        backend.full = True
+
+    async def act(turn: Turn) -> None:
+        await turn.once("send", send)
+
+    with pytest.raises(EffectUncertain) as caught:
+        goes(act, store)
+    assert isinstance(caught.value.__cause__, StoreUnavailable)
+
+
+def test_nothing_is_begun_within_an_effect_but_another_goal(store: Store) -> None:
+    async def act(turn: Turn) -> None:
+        async def another() -> Any:
+            return (await run_goal("another", Agent("o", calls_once), store=turn.context.store)).result
+
+        async def nested() -> None:
+            await turn.once("inner", print)
+
+        async def child() -> None:
+            await turn.spawn("helper", finishes)
+
+        for effect in (nested, child):
+            with pytest.raises(InvalidArgument, match="within the effect 'outer' nothing else is begun"):
+                await turn.once("outer", effect)
+        turn.finish(await turn.once("goal", another))
+
+    async def calls_once(turn: Turn) -> None:
+        turn.finish(await turn.once("inner", str, 7))
+
+    assert goes(act, store).result == "7"
 
 
 def test_an_effects_result_stays_until_its_turn_is_committed(store: Store, backend: Failing) -> None:
@@ -291,6 +413,59 @@ def test_children_of_a_superseded_orchestrator_do_nothing_more_in_the_world(stor
     assert len(sent) <= done + 1  # one may have been called already
 
 
+@pytest.mark.parametrize("away", ["damaged", "cancelled"])
+def test_an_orchestrator_is_not_superseded_by_itself(store: Store, backend: Failing, away: str) -> None:
+    """Nor by a damaged record that it has passed over."""
+    if away == "damaged":
+        with store.resume("g", "o-0") as run:
+            run.commit(None, meta={"turn": 0})
+            run.commit(None, meta={"turn": 1})
+        backend.prune(KEY, [1])
+        backend.save(KEY, 1, b"damaged")
+
+    async def child(turn: Turn) -> None:
+        turn.finish(await turn.once("send", str, 7))
+
+    async def act(turn: Turn) -> None:
+        if away == "cancelled":
+            sending = asyncio.ensure_future(turn.once("send", asyncio.sleep, 0))
+            await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.wait([sending])
+        turn.finish(await turn.spawn("helper", child))
+
+    assert goes(act, store).result == "7"
+
+
+def test_siblings_are_stopped_together_however_often_the_goal_is_cancelled(store: Store) -> None:
+    turns: list[str] = []
+    both_act = asyncio.Barrier(3)
+
+    async def child(turn: Turn) -> None:
+        try:
+            await both_act.wait()
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.02)
+            turns.append(turn.agent.role)
+            raise
+
+    async def act(turn: Turn) -> None:
+        await turn.gather(turn.spawn("one", child), turn.spawn("two", child))
+
+    async def use() -> None:
+        goal = asyncio.ensure_future(run_goal("g", Agent("o", act), store=store))
+        await both_act.wait()
+        for _ in range(3):
+            goal.cancel()
+            await asyncio.sleep(0.001)
+        with pytest.raises(asyncio.CancelledError):
+            await goal
+        assert sorted(turns) == ["one", "two"]
+
+    asyncio.run(use())
+
+
 def test_an_id_without_room_for_its_effects_is_refused_before_anything_is_done(store: Store) -> None:
     async def act(_turn: Turn) -> None:
         raise Killed
@@ -351,6 +526,72 @@ def test_effects_of_work_begun_without_its_past_are_reported(store: Store, backe
         turn.finish(await turn.once("send", sent.append, "x", on_uncertain=look))
 
     assert goes(looks, store).result == "it was sent"
+
+
+def test_effects_in_a_place_of_ones_own_stay_uncertain_behind_the_next_boundary(store: Store, backend: Failing) -> None:
+    sent: list[str] = []
+    lives = [0]
+
+    async def act(turn: Turn) -> None:
+        if lives == [0]:
+            await turn.once("send", sent.append, "x")
+            raise Killed
+        if lives == [1]:
+            backend.away = 0
+            if turn.number == 2:
+                raise Killed
+        elif turn.number == 2:
+            await turn.once("send", sent.append, "x")
+
+    for away, error in ((0, Killed), (9, Killed), (0, EffectUncertain)):
+        backend.away = away
+        with pytest.raises(error):
+            goes(act, store, on_store_error="continue")
+        lives[0] += 1
+    assert sent == ["x"]
+
+
+def test_a_place_of_ones_own_is_looked_for_once(store: Store, backend: Failing) -> None:
+    async def act(turn: Turn) -> None:
+        backend.away = 0
+        await turn.gather(*(turn.once("send", str, n) for n in range(4)))
+        turn.finish()
+
+    backend.away = 9
+    goes(act, store, on_store_error="continue")
+    assert [episode.status for episode in store.episodes("g")] == ["finished"]
+
+
+def test_an_episode_begun_on_purpose_has_effects_that_are_certain(store: Store, backend: Failing) -> None:
+    goes_on = store.resume("g", "o-0")
+    goes_on.commit({})
+
+    async def act(turn: Turn) -> None:
+        backend.away = 0
+        if turn.number:
+            turn.finish(await turn.once("send", str, 7))
+
+    backend.away = 9
+    got = goes(act, store, on_store_error="continue", resume=False)
+    assert (got.result, got.episode_id) == ("7", 1)
+
+
+@pytest.mark.parametrize("away", [1, 2])
+def test_a_store_that_is_back_before_the_first_turn_is_gone_on_with(store: Store, backend: Failing, away: int) -> None:
+    numbers: list[int] = []
+
+    async def act(turn: Turn) -> None:
+        numbers.append(turn.number)
+        if turn.number == 2 and len(numbers) == 3:
+            raise Killed
+        if turn.number == 3:
+            turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    backend.away = away
+    goes(act, store, on_store_error="continue")
+    assert numbers == ([0, 1, 2, 2, 3] if away == 1 else [0, 1, 2, 0, 1, 2, 3])
 
 
 def test_children_find_no_place_before_their_orchestrator_has_one(store: Store, backend: Failing) -> None:
@@ -417,6 +658,34 @@ def test_a_named_child_that_is_met_again_in_a_later_turn_is_paid_once(store: Sto
             goes(act, store)
         lives[0] += 1
     assert goes(act, store).budget.spent["dollars"] == 10
+
+
+def test_a_named_child_that_is_tried_again_in_its_turn_is_paid_once(store: Store) -> None:
+    async def child(turn: Turn) -> None:
+        turn.budget.add(dollars=5)
+        if turn.number == 1:
+            if turn.state.pop("fails", None):
+                raise Killed
+            turn.finish()
+        turn.state = {} if turn.state == {"again": 1} else {"fails": 1}
+
+    async def act(turn: Turn) -> None:
+        with pytest.raises(Killed):
+            await turn.spawn("helper", child, {}, name="one")
+        assert turn.budget.spent["dollars"] == 10
+        with pytest.raises(Killed):
+            await turn.spawn("helper", child, {}, name="one")
+        turn.finish()
+
+    assert goes(act, store).budget.spent["dollars"] == 15
+
+
+def test_the_clock_goes_on_from_the_latest_of_what_was_committed() -> None:
+    budget = Budget()
+    budget.restore({"wall_seconds": 100})
+    time.sleep(0.05)
+    budget.child().restore({"wall_seconds": 105})
+    assert 105.05 <= budget.seconds < 110
 
 
 def test_what_later_attempts_have_spent_counts_for_an_earlier_one_that_goes_on(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from durable_store.aio import AsyncStore
+from durable_store.aio import AsyncStore, to_its_end
 from durable_store.errors import CheckpointConflict, InvalidArgument, shown
 from durable_store.key import CheckpointKey
 from durable_store.record import closing_json
@@ -122,12 +122,13 @@ class Turn:
 
         Raises:
             EffectUncertain: it was begun and has no result, because of a kill or an error of its own; unless there is
-                `on_uncertain(name, arguments)`, whose answer, awaited if it can be, becomes the recorded result.
+                `on_uncertain(name, arguments)`, whose answer, awaited if it can be, becomes the recorded result. Or
+                the result could not be recorded now.
             CheckpointConflict: another process has taken over; the function was not called.
             StoreUnavailable: the intent could not be written; the function was not called.
             InvalidState: what the function returned is no JSON: it was called, and is uncertain. Or the turn has no
                 room for its intent, after some 300: it was not called.
-            InvalidArgument: a name that is no text, a function that cannot be called.
+            InvalidArgument: a name that is no text, a function that cannot be called; within an effect.
         """
         return self._life.effects.once(name, function, args, on_uncertain)
 
@@ -140,7 +141,7 @@ class Turn:
         that began with another is told, as `on_drift` of `run_goal` says.
 
         Raises:
-            InvalidArgument: a role or name that cannot be.
+            InvalidArgument: a role or name that cannot be; within an effect.
             InvalidKey: an id that is too long, which bounds how deep children nest.
             InvalidState: a state that is no JSON.
         """
@@ -190,15 +191,15 @@ class Child:
             told = f"{self._life.kept.checkpoint_id} was spawned and never awaited: it did nothing"
             warnings.warn(told, RuntimeWarning, stacklevel=2)
 
-    async def cancel(self) -> None:
-        """Ends it, if it has begun; its last turn stays committed."""
-        if self._task:
-            await ended([self._task])
+    @property
+    def under_way(self) -> "list[asyncio.Task[Any]]":
+        """Its task, if it has begun."""
+        return [self._task] if self._task else []
 
 
 async def ended(tasks: list["asyncio.Task[Any]"]) -> None:
-    """Cancels those that are not done, and returns when all are."""
+    """Cancels those that are not done, and returns when all are, however often it is cancelled itself."""
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await to_its_end(asyncio.gather(*tasks, return_exceptions=True))

@@ -15,6 +15,7 @@ from durable_store.episode import Episode
 from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
 from durable_store.key import CheckpointKey, goal_text
 from durable_store.record import random_tag, writer_name
+from durable_store.runtime import claims
 from durable_store.runtime.agents import Agent
 from durable_store.runtime.budget import Budget, BudgetExceeded, fresh
 from durable_store.runtime.keeping import Swarm, opened
@@ -96,11 +97,11 @@ async def run_goal_best_of_n(
             raise InvalidArgument(f"{name} must be an int of at least 1, not {shown(count)}")
     whole = fresh(budget)
     async with opened(store) as kept_in:
-        attempting = _Attempting(kept_in, goal_id, keep, state, score, await _found(kept_in, goal_id))
+        attempting = _Attempting(kept_in, goal_id, keep, state, score)
         budgets = [whole.child() for _ in range(n)]
-        for number, begun in attempting.found.by_number.items():
-            if number < n:
-                budgets[number].restore(begun.meta["budget"])  # all of it, before anybody spends more
+        for number in range(n):
+            if begun := await attempting.begun(number):
+                budgets[number].restore(begun.meta.get("budget", {}))  # all of it, before anybody spends more
         at_once = asyncio.Semaphore(concurrency)
 
         async def attempt(number: int) -> Attempt:
@@ -131,48 +132,55 @@ class _Attempting:
     keep: int | None
     state: object
     score: Callable[[Any], Any]
-    found: "_Found"
+
+    async def begun(self, number: int) -> "_Begun | None":
+        """What earlier processes have made of an attempt."""
+        if self.store is None:
+            return None
+        backend, goal = self.store.backend, goal_text(self.goal_id)
+        episode_id = await self.store.call(claims.claimed, backend, goal, number)
+        return None if episode_id is None else await self._begun_in(self.store, episode_id)
 
     async def attempt(self, number: int, agent: Agent, budget: Budget) -> Attempt:
         """Goes on with an attempt, or begins it, or tells what came of it."""
-        begun = self.found.by_number.get(number)
+        begun = await self.begun(number) or await self._claimed(number, agent)
         if begun and begun.episode.root != agent.checkpoint_id:
             raise CheckpointNotFound(
                 f"attempt {number} at {self.goal_id!r} is run by {begun.episode.root!r}, not by"
                 f" {agent.checkpoint_id!r}: a role is the same in every process"
             )
-        swarm = Swarm(self.store, self.goal_id, keep=self.keep)
-        swarm.episode_id = begun.episode.id if begun else self.found.unused(agent.checkpoint_id)
+        episode_id = begun.episode.id if begun else 0
         result, turns = None, 0
         try:
             if begun and begun.episode.status == "finished":
                 result, turns = begun.episode.result, begun.meta["turn"]
             else:
+                swarm = Swarm(self.store, self.goal_id, keep=self.keep)
+                swarm.episode_id = begun.episode.id if begun else None
                 life = Life(swarm, agent, agent.checkpoint_id, self.state, budget, None)
                 life.marks["attempt"] = number
-                await life.begin(afresh=swarm.episode_id is None)
-                if not begun:
-                    await self._look_for_others(number, swarm)
+                await life.begin()
                 outcome = await life.live()
                 result, turns = outcome.result, outcome.turns
-            scored = await self._scored(swarm.episode_id or 0, agent, result)
+            scored = await self._scored(episode_id, agent, result)
         except _ENDS_ALL:
             raise
         except Exception as err:  # noqa: BLE001 - told in the attempt
-            return Attempt(number, swarm.episode_id or 0, result, turns=turns, error=err)
-        return Attempt(number, swarm.episode_id or 0, result, scored, turns)
+            return Attempt(number, episode_id, result, turns=turns, error=err)
+        return Attempt(number, episode_id, result, scored, turns)
 
-    async def _look_for_others(self, number: int, swarm: Swarm) -> None:
-        """Of two processes that begin an attempt at the same time, the one with the earlier episode goes on.
+    async def _claimed(self, number: int, agent: Agent) -> "_Begun | None":
+        """A new episode for an attempt; or the one that another process has given it meanwhile."""
+        if self.store is None:
+            return None
+        new = await self.store.start_episode(self.goal_id, root=agent.checkpoint_id)
+        backend, goal = self.store.backend, goal_text(self.goal_id)
+        return await self._begun_in(self.store, await self.store.call(claims.claim, backend, goal, number, new))
 
-        Both have committed before they look, so that at least one sees the other.
-        """
-        found = await _found(self.store, self.goal_id)
-        if self.store and found.by_number[number].episode.id != swarm.episode_id:
-            other = found.by_number[number].episode.id
-            raise CheckpointConflict(
-                f"attempt {number} at {self.goal_id!r} is under way in episode {other}: another process has taken over"
-            )
+    async def _begun_in(self, store: AsyncStore, episode_id: int) -> "_Begun":
+        episode = await store.call(_settled, store.backend, goal_text(self.goal_id), episode_id)
+        latest = await store.latest(CheckpointKey(self.goal_id, episode_id, episode.root), skip_damaged=True)
+        return _Begun(episode, latest.meta if latest else {})
 
     async def _scored(self, episode_id: int, agent: Agent, result: Any) -> Any:
         """The score of a result: the one in the store, or a new one, which is then kept there."""
@@ -201,42 +209,13 @@ class _Begun:
     meta: dict[str, Any]
 
 
-class _Found:
-    """What earlier processes have begun."""
-
-    def __init__(self) -> None:
-        self.by_number: dict[int, _Begun] = {}
-        self.unrecorded: list[Episode] = []
-
-    def unused(self, root: str) -> int | None:
-        """An episode of that root which was started and has no record yet: the next attempt to begin takes it."""
-        for place, episode in enumerate(self.unrecorded):
-            if episode.root == root:
-                return self.unrecorded.pop(place).id
-        return None
-
-
-async def _found(store: AsyncStore | None, goal_id: str | int) -> _Found:
-    """The attempts that were begun; of two episodes with the same number, the earlier counts."""
-    found = _Found()
-    if store is None:
-        return found
-    for listed in reversed(await store.episodes(goal_id)):
-        if listed.status not in ("running", "finished") or not listed.root:
-            continue
-        episode = await store.call(_settled, store.backend, goal_text(goal_id), listed)
-        latest = await store.latest(CheckpointKey(goal_id, episode.id, episode.root), skip_damaged=True)
-        if latest is None:
-            found.unrecorded.append(episode)
-        elif "attempt" in latest.meta:
-            found.by_number.setdefault(latest.meta["attempt"], _Begun(episode, latest.meta))
-    return found
-
-
-def _settled(backend: Backend, goal: str, episode: Episode) -> Episode:
+def _settled(backend: Backend, goal: str, episode_id: int) -> Episode:
     """The episode, once its end is written down: a process may have been killed between its root's end and its own."""
-    if episodes.end_if_decided(backend, goal, episode, writer_name(random_tag())):
-        return episodes.read(backend, goal, episode.id) or episode
+    episode = episodes.read(backend, goal, episode_id)
+    if episode is None or episode.status == "deleted":
+        raise CheckpointNotFound(f"episode {episode_id} of goal {goal!r}, which has an attempt, was deleted")
+    if episode.status == "running" and episodes.end_if_decided(backend, goal, episode, writer_name(random_tag())):
+        return episodes.read(backend, goal, episode_id) or episode
     return episode
 
 

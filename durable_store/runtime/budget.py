@@ -119,9 +119,7 @@ class Budget:
         top = self
         while top._parent:
             top = top._parent
-        behind = snapshot.get("wall_seconds", 0) - top.seconds
-        if behind > 0:
-            top._before += behind  # noqa: SLF001 - of the same class
+        top._before = max(top._before, snapshot.get("wall_seconds", 0))  # noqa: SLF001 - of the same class
 
     def _count(self, kind: str, amount: float) -> None:
         self._spent[kind] = self._spent.get(kind, 0) + amount

@@ -5,17 +5,19 @@ import bisect
 import hashlib
 import inspect
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from durable_store.aio import to_its_end
-from durable_store.errors import DurableStoreError, InvalidArgument, InvalidState, shown
+from durable_store.errors import DurableStoreError, InvalidArgument, InvalidState, StoreUnavailable, shown
 from durable_store.runtime import drift
 from durable_store.runtime.keeping import Kept, Swarm
 from durable_store.state import to_json
 
+_within: "ContextVar[tuple[Swarm, str] | None]" = ContextVar("within", default=None)
 Hook = Callable[[str, tuple[Any, ...]], Any]
 
 _TOLD = 40
@@ -65,7 +67,7 @@ class Effects:
         self._begun = {(each["name"], each["order"]): _Begun(each["number"], each["with"]) for each in begun}
         self._meta = meta
         self._seen: dict[str, int] = {}
-        self._given_back: dict[str, list[int]] = {}  # orders of those that were not begun
+        self._given_back: dict[tuple[str, str], list[int]] = {}  # orders of those that nothing came of
 
     @property
     def count(self) -> int:
@@ -87,60 +89,70 @@ class Effects:
     def once(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
     ) -> Awaitable[Any]:
-        """`Turn.once`. Its order among those of its name is that of the calls."""
+        """`Turn.once`. Its order among those of its name is that in which they are awaited."""
         if not isinstance(name, str) or not name:
             raise InvalidArgument(f"an effect's name is text, not {shown(name)}")
         for role, called in (("an effect", function), ("on_uncertain", on_uncertain or _told)):
             if not callable(called):
                 raise InvalidArgument(f"{role} is a function, not {shown(called)}: once(name, function, *arguments)")
-        given_back = self._given_back.get(name)
-        if given_back:
-            order = given_back.pop(0)
-        else:
-            order = self._seen[name] = self._seen.get(name, -1) + 1
-        return self._once(name, order, function, args, on_uncertain)
+        check_not_within(self._swarm)
+        return self._once(name, function, args, on_uncertain)
 
     async def _once(
-        self, name: str, order: int, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
     ) -> Any:
-        begun = self._begun.get((name, order))
-        if begun is None:
-            begun = await self._begin(name, order, _told(args))
-            uncertain = self._swarm.blind
-        else:
-            if begun.told != (now := _told(args)):
-                what = f"{name!r} was begun with ({begun.told}) and is now asked for with ({now})"
-                drift.tell(f"{what}: it counts as the same effect", self._swarm.on_drift)
-            done = await self._kept.effect(begun.number)
-            if done is not None:
-                return done["result"]
-            uncertain = True
+        told = _told(args)
+        order = self._order(name, told)
+        try:
+            begun = self._begun.get((name, order))
+            if begun is None:
+                begun, uncertain = await self._begin(name, order, told), self._swarm.blind
+            else:
+                if begun.told != told:
+                    what = f"{name!r} was begun with ({begun.told}) and is now asked for with ({told})"
+                    drift.tell(f"{what}: it counts as the same effect", self._swarm.on_drift)
+                done = await self._kept.effect(begun.number)
+                if done is not None:
+                    return done["result"]
+                uncertain = True
+        except BaseException:  # nothing came of it: when it is tried again, it is the same effect
+            bisect.insort(self._given_back.setdefault((name, told), []), order)
+            raise
         if not uncertain:
-            work = self._done(begun.number, name, function, *args)
+            work = self._done(begun.number, name, args, function, *args)
         elif on_uncertain is None:
             raise EffectUncertain(name, args)
         else:
-            work = self._done(begun.number, name, on_uncertain, name, args)
+            work = self._done(begun.number, name, args, on_uncertain, name, args)
         return await to_its_end(asyncio.ensure_future(work))
 
+    def _order(self, name: str, told: str) -> int:
+        given_back = self._given_back.get((name, told))
+        if given_back:
+            return given_back.pop(0)
+        self._seen[name] = self._seen.get(name, -1) + 1
+        return self._seen[name]
+
     async def _begin(self, name: str, order: int, told: str) -> _Begun:
-        """Commits the intent. One that was not is not begun: its order is that of the next call by its name."""
+        """Commits the intent."""
         begun = self._begun[name, order] = _Begun(self._next, told)
         self._next += 1
         try:
             await self._kept.note(self._meta())
         except BaseException as err:
             del self._begun[name, order]
-            bisect.insort(self._given_back.setdefault(name, []), order)
             if isinstance(err, InvalidState):
                 many = f"a turn that has begun {len(self._begun)} effects has no room for {name!r}"
                 raise InvalidState(f"{many}: it belongs in the next turn") from err
             raise
         return begun
 
-    async def _done(self, number: int, name: str, function: Callable[..., Any], *args: Any) -> Any:
+    async def _done(
+        self, number: int, name: str, args: tuple[Any, ...], function: Callable[..., Any], *given: Any
+    ) -> Any:
         """Does it, and records the result."""
-        result = function(*args)
+        _within.set((self._swarm, name))
+        result = function(*given)
         if inspect.isawaitable(result):
             result = await result
         try:
@@ -149,7 +161,17 @@ class Effects:
             raise InvalidState(
                 f"{err}; {name!r} is uncertain: it was called, and has no result that can be kept"
             ) from err
-        return await self._kept.record_effect(number, recorded)
+        try:
+            return await self._kept.record_effect(number, recorded)
+        except StoreUnavailable as err:
+            raise EffectUncertain(name, args) from err
+
+
+def check_not_within(swarm: Swarm) -> None:
+    """Raises InvalidArgument within an effect of it: what that began would be missing when it is not called again."""
+    around = _within.get()
+    if around and around[0] is swarm:
+        raise InvalidArgument(f"within the effect {around[1]!r} nothing else is begun: no effect, and no child")
 
 
 def _told(arguments: tuple[Any, ...]) -> str:

@@ -4,8 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable_store.aio import AsyncRun, AsyncStore
 from durable_store.errors import CheckpointConflict, CheckpointNotFound, InvalidArgument, StoreUnavailable, shown
@@ -13,6 +12,9 @@ from durable_store.key import CheckpointKey
 from durable_store.runtime.drift import OnDrift
 from durable_store.state import Encoded, to_json
 from durable_store.store import Store
+
+if TYPE_CHECKING:
+    from durable_store.runtime.budget import Budget
 
 
 class Swarm:
@@ -24,6 +26,7 @@ class Swarm:
         episode_id: which attempt at it; None as long as the store could not be asked.
         errors: how often the store could not be reached.
         at_work: the checkpoint ids of the children that act now.
+        budgets: of children, by their checkpoint ids: one that is spawned again goes on with its own.
         on_drift: what to do when what goes on is not what was begun.
         root: where the first agent's turns are kept; its children have no place before it has one.
         blind: whether the episode was begun while an earlier one, which could not be read, was under way: nobody knows
@@ -45,6 +48,7 @@ class Swarm:
         self.keep = keep
         self.errors = 0
         self.at_work: set[str] = set()
+        self.budgets: dict[str, Budget] = {}
         self.on_drift: OnDrift = on_drift
         self.root: Kept | None = None
         self.blind = False
@@ -99,7 +103,9 @@ class Kept:
         self._swarm = swarm
         swarm.root = swarm.root or self
         self._run: AsyncRun | None = None
+        self._afresh = False
         self._turn = asyncio.Lock()
+        self._looking = asyncio.Lock()
 
     @property
     def has_place(self) -> bool:
@@ -108,6 +114,7 @@ class Kept:
 
     async def begin(self, *, afresh: bool = False) -> None:
         """Resumes the agent's run; the root's takes the goal's newest episode, or with `afresh` starts the next one."""
+        self._afresh = afresh
         with self._failures_told():
             await self._begin(afresh=afresh)
 
@@ -135,7 +142,7 @@ class Kept:
         done = False
         with self._failures_told():
             if await self._is_there() and self._run:
-                await self._run.finish(result, state=state, meta=dict(meta))
+                await self._run.finish(result, state=state, meta=self._marked(meta))
                 done = True
         self.finished, self.result = True, result
         return done
@@ -150,7 +157,11 @@ class Kept:
             return None
 
     async def record_effect(self, number: int, result: object) -> Any:
-        """Records the result of an effect, and returns the one that is recorded: the first."""
+        """Records the result of an effect, and returns the one that is recorded: the first.
+
+        Raises:
+            StoreUnavailable: it could not be recorded, and such an error ends the goal.
+        """
         if self._swarm.store:
             try:
                 await self._swarm.store.save(self._effects, number, {"result": result})
@@ -171,11 +182,7 @@ class Kept:
 
     async def is_superseded(self) -> bool:
         """Whether another process has committed where this one would go on."""
-        async with self._turn:
-            if not self._run or not self._swarm.store:
-                return False
-            load = partial(self._swarm.store.backend.load, first=1)
-            return await self._swarm.store.call(load, self._run.key, self.step + 1) is not None
+        return self._run is not None and await self._run.is_superseded()
 
     @property
     def _effects(self) -> CheckpointKey:
@@ -200,7 +207,12 @@ class Kept:
     async def _committed(self, meta: Mapping[str, Any]) -> None:
         async with self._turn:
             if self._run:
-                self.step = await self._run.commit(self.state, meta=dict(meta))
+                self.step = await self._run.commit(self.state, meta=self._marked(meta))
+
+    def _marked(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """What is told of the episode, by its root: it is known only when there is a place to tell it at."""
+        blind = self._swarm.blind and self._swarm.root is self
+        return {**meta, "blind": True} if blind else dict(meta)
 
     async def _look_at_root(self) -> None:
         """Of a child's key its swarm may be the only writer, and superseded all the same."""
@@ -214,16 +226,16 @@ class Kept:
             return  # a child's place is in the episode that its root has opened
         if afresh:
             swarm.episode_id = await store.start_episode(swarm.goal_id, root=self.checkpoint_id)
-        self._run = await self._resumed(store)
-        if swarm.root is self and not self._run.root:
-            if self._run.step >= 0:
+        resumed = await self._resumed(store)
+        if swarm.root is self and not resumed.root:
+            if resumed.step >= 0:
                 raise CheckpointNotFound(
-                    f"episode {self._run.key.episode_id} of goal {swarm.goal_id!r} was started without a root, for runs"
+                    f"episode {resumed.key.episode_id} of goal {swarm.goal_id!r} was started without a root, for runs"
                     " of their own: finish it, or begin the next one by resume=False"
                 )
             swarm.episode_id = await store.start_episode(swarm.goal_id, root=self.checkpoint_id)
-            self._run = await self._resumed(store)
-        run = self._run.run
+            resumed = await self._resumed(store)
+        self._run, run = resumed, resumed.run
         swarm.episode_id = run.key.episode_id
         self.state, self.meta, self.step = Encoded(to_json(run.state)), run.meta, run.step
         self.finished, self.result = run.finished, run.result
@@ -237,18 +249,19 @@ class Kept:
     async def _is_there(self) -> bool:
         """Whether there is a run to commit to. One that could not be resumed is tried again, in a place of its own."""
         swarm = self._swarm
-        if self._run or not swarm.store:
+        async with self._looking:
+            if self._run or not swarm.store:
+                return self._run is not None
+            state, meta = self.state, self.meta
+            afresh = swarm.root is self and swarm.episode_id is None
+            if afresh and not self._afresh:
+                episodes = await swarm.store.episodes(swarm.goal_id)
+                swarm.blind = any(episode.status == "running" for episode in episodes)
+            await self._begin(afresh=afresh)
+            if self.step >= 0:  # another process has been here: what we know is not what it knew
+                self._run = None
+            self.state, self.meta = state, meta
             return self._run is not None
-        state, meta = self.state, self.meta
-        afresh = swarm.root is self and swarm.episode_id is None
-        if afresh:
-            episodes = await swarm.store.episodes(swarm.goal_id)
-            swarm.blind = any(episode.status == "running" for episode in episodes)
-        await self._begin(afresh=afresh)
-        if self.step >= 0:  # another process has been here: what we know is not what it knew
-            self._run = None
-        self.state, self.meta = state, meta
-        return self._run is not None
 
 
 @asynccontextmanager

@@ -10,9 +10,9 @@ import orjson
 
 from durable_store.errors import InvalidArgument, shown
 from durable_store.runtime import drift
-from durable_store.runtime.agents import Act, Agent, Child, SwarmContext, Turn
+from durable_store.runtime.agents import Act, Agent, Child, SwarmContext, Turn, ended
 from durable_store.runtime.budget import Budget, BudgetExceeded
-from durable_store.runtime.effects import Effects
+from durable_store.runtime.effects import Effects, check_not_within
 from durable_store.runtime.keeping import Kept, Swarm
 from durable_store.state import Encoded, to_json
 
@@ -44,6 +44,8 @@ class Life:
         self._parent = parent
         self._in_turn = parent.turns if parent else None
         self._superfluous: list[int] = []
+        self._afresh = False
+        self._has_acted = False
         self._given = self.kept.state
         self.turns: int = 0
         self._spawned: int = 0
@@ -53,9 +55,8 @@ class Life:
     async def begin(self, *, afresh: bool = False) -> None:
         """Goes to where the last process has come. The first agent opens the episode, before anybody can join it."""
         kept, swarm = self.kept, self.swarm
+        self._afresh = afresh
         await kept.begin(afresh=afresh)
-        if not kept.has_place and swarm.store:
-            await kept.begin(afresh=afresh)  # once more: behind its first turn it would be too late to go on
         meta = kept.meta
         self.turns, self._spawned = meta.get("turn", 0), meta.get("spawned", 0)
         self._effects = meta.get("effects", 0)
@@ -64,7 +65,7 @@ class Life:
         if self._parent is None:
             if meta.get("blind"):
                 swarm.blind = True
-            if kept.step < 0:
+            if kept.step < 0 and (kept.has_place or not swarm.store):
                 await kept.commit(kept.state, self._book(at_boundary=True))
         self.context = SwarmContext(
             swarm.goal_id,
@@ -89,6 +90,12 @@ class Life:
         begun: list[dict[str, Any]] = kept.meta.get("begun", [])
         while not kept.finished:
             self._check()
+            if not self._has_acted and self.swarm.store and not kept.has_place:
+                await self.begin(afresh=self._afresh)  # behind its first turn it would be too late to go on
+                begun = kept.meta.get("begun", [])
+                if kept.finished:
+                    break
+            self._has_acted = True
             turn = Turn(self, self.turns, orjson.loads(kept.state.json))
             self.effects = Effects(self.swarm, kept, self._effects, begun, self._noted)
             begun = []
@@ -119,12 +126,14 @@ class Life:
 
     def spawn(self, role: str, act: Act, state: object, name: str | None) -> Child:
         """`Turn.spawn`."""
+        check_not_within(self.swarm)
         if name is not None and (not isinstance(name, str) or not name or "." in name or name.isdecimal()):
             raise InvalidArgument(f"a child's name is text without a dot, and no number: not {shown(name)}")
         agent = Agent(role, act, depth=self.agent.depth + 1)
         label = self._spawned if name is None else name
         checkpoint_id = f"{self.kept.checkpoint_id}.{agent.checkpoint_id}.{label}"
-        child = Child(Life(self.swarm, agent, checkpoint_id, state, self.budget.child(), self))
+        budget = self.swarm.budgets.setdefault(checkpoint_id, self.budget.child())
+        child = Child(Life(self.swarm, agent, checkpoint_id, state, budget, self))
         self._spawned += 1
         self._children.append(child)
         return child
@@ -132,10 +141,11 @@ class Life:
     def _look_at_drift(self) -> None:
         sorted_json = orjson.dumps(orjson.loads(self._given.json), option=orjson.OPT_SORT_KEYS)
         given = hashlib.blake2b(sorted_json, digest_size=8).hexdigest()
-        if self.kept.meta.get("given", given) != given:
+        before = self.kept.meta.get("given", given)
+        if before != given:
             began = f"{self.kept.checkpoint_id} began with another state than the one that it is now spawned with"
             drift.tell(f"{began}: it goes on with what it has", self.swarm.on_drift)
-        self.marks["given"] = given
+        self.marks["given"] = before
 
     async def _act(self, turn: Turn) -> None:
         try:
@@ -145,8 +155,7 @@ class Life:
             for child in self._children:
                 await child.end()
         except BaseException:
-            for child in self._children:
-                await child.cancel()
+            await ended([task for child in self._children for task in child.under_way])
             raise
         finally:
             self._children.clear()
@@ -163,8 +172,8 @@ class Life:
 
     def _noted(self) -> dict[str, Any]:
         """What a commit within a turn carries: the last boundary's figures, and the effects that were begun since."""
-        last = self.kept.meta or {"turn": self.turns, **self.marks}
-        return {**last, "begun": self.effects.journal(), "budget": self.budget.snapshot(at_boundary=False)}
+        last, budget = self.kept.meta or {"turn": self.turns}, self.budget.snapshot(at_boundary=False)
+        return {**last, **self.marks, "begun": self.effects.journal(), "budget": budget}
 
     def _book(self, *, at_boundary: bool) -> dict[str, Any]:
         return {
@@ -172,6 +181,5 @@ class Life:
             "spawned": self._spawned,
             "effects": self._effects,
             "budget": self.budget.snapshot(at_boundary=at_boundary),
-            **({"blind": True} if self.swarm.blind and self._parent is None else {}),
             **self.marks,
         }

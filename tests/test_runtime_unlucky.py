@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from durable_store import (
     StoreUnavailable,
 )
 from durable_store.aio import AsyncStore
+from durable_store.record import decode_header
 from durable_store.runtime import (
     Agent,
     Budget,
@@ -33,6 +35,7 @@ from durable_store.runtime import (
     run_goal_best_of_n,
 )
 from durable_store_backends.memory import MemoryBackend
+from durable_store_backends.sqlite import SqliteBackend
 
 KEY = CheckpointKey("g", 0, "o-0")
 Act = Callable[[Turn], Awaitable[None]]
@@ -202,6 +205,49 @@ def test_an_attempt_keeps_its_episode_whoever_began_it_first(store: Store) -> No
     assert acted == [0]
 
 
+def test_attempts_that_another_process_has_finished_meanwhile_are_neither_run_nor_forgotten(store: Store) -> None:
+    acted: list[int] = []
+
+    def make_agent(attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            acted.append(attempt)
+            turn.budget.add(dollars=1)
+            turn.finish(attempt)
+
+        return Agent("o", act)
+
+    async def both() -> list[Any]:
+        scoring, awake = asyncio.Event(), asyncio.Event()
+
+        async def slow_score(result: int) -> int:
+            scoring.set()
+            await awake.wait()
+            return result
+
+        old = asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=slow_score, store=store))
+        await scoring.wait()
+        new = await run_goal_best_of_n("g", make_agent, 3, score=itself, store=store)
+        awake.set()
+        return [await old, new]
+
+    old, new = asyncio.run(both())
+    assert acted == [0, 1, 2]
+    assert old.attempts == new.attempts
+    assert old.budget.spent["dollars"] == new.budget.spent["dollars"] == 3
+
+
+def test_an_attempt_that_an_operator_has_closed_as_failed_is_told_and_the_others_go_on(store: Store) -> None:
+    async def fails(turn: Turn) -> None:
+        if turn.context.episode_id == 0:
+            raise Killed
+        turn.finish(7)
+
+    assert attempts(lambda _: Agent("o", fails), 2, store).winner.number == 1
+    store.resume("g", "o-0", episode_id=0).finish(error="hopeless")
+    best = attempts(lambda _: Agent("o", fails), 2, store)
+    assert (best.winner.number, str(best.attempts[0].error)) == (1, "attempt 0 was closed as failed: 'hopeless'")
+
+
 def test_attempts_outlive_an_episode_that_is_deleted(store: Store) -> None:
     attempts(lambda _: Agent("o", finishes), 2, store, state=1)
     store.delete("g", episode_id=0)
@@ -239,21 +285,89 @@ def test_an_effect_whose_intent_was_not_written_is_the_same_one_when_tried_again
 
 def test_an_effect_that_is_tried_again_takes_no_others_place(store: Store, backend: Failing) -> None:
     sent: list[str] = []
+    asked: list[str] = []
+
+    def look(_name: str, arguments: tuple[Any, ...]) -> None:
+        asked.append(arguments[0])
 
     async def act(turn: Turn) -> None:
         for to in "ab":
             backend.full = to == "a" and not sent
             with suppress(StoreUnavailable):
-                await turn.once("send", sent.append, to)
-        if len(sent) == 1:
+                await turn.once("send", sent.append, to, on_uncertain=look)
+        if not asked:
             backend.full = False
             raise Killed
         turn.finish()
 
     with pytest.raises(Killed):
         goes(act, store)
+    goes(act, store, on_drift="raise")
+    assert (sent, asked) == (["b"], ["a"])
+
+
+def test_what_was_tried_again_with_other_arguments_is_uncertain_when_it_comes_first(
+    store: Store, backend: Failing
+) -> None:
+    sent: list[int] = []
+    lives = [0]
+
+    async def act(turn: Turn) -> None:
+        backend.full = lives == [0]
+        try:
+            await turn.once("send", sent.append, 1)
+        except StoreUnavailable:
+            backend.full = False
+            await turn.once("send", sent.append, 2)
+        raise Killed
+
+    async def first(turn: Turn) -> None:
+        if turn.number:
+            await act(turn)
+
+    with pytest.raises(Killed):
+        goes(first, store)
+    lives[0] = 1
+    with pytest.raises(EffectUncertain):
+        goes(first, store)
+    assert sent == [2]
+
+
+def test_of_effects_at_the_same_time_no_intent_is_overtaken(tmp_path: Path) -> None:
+    journals: list[list[int]] = []
+
+    class TakesDown(SqliteBackend):
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            meta = decode_header(record, key, step).meta
+            if key.checkpoint_id.startswith("o-0.helper") and "begun" in meta:
+                journals.append([each["number"] for each in meta["begun"]])
+            return super().save(key, step, record)
+
+    async def child(turn: Turn) -> None:
+        await turn.gather(*(turn.once("send", str, n) for n in range(100)))
+        turn.finish()
+
+    async def act(turn: Turn) -> None:
+        await turn.spawn("helper", child)
+        turn.finish()
+
+    with Store(TakesDown(tmp_path / "x.db")) as store:
+        goes(act, store)
+    assert journals == [list(range(n + 1)) for n in range(100)]
+
+
+def test_an_effect_belongs_to_its_turn(store: Store) -> None:
+    late: list[Awaitable[Any]] = []
+
+    async def act(turn: Turn) -> None:
+        if turn.number == 0:
+            late.append(turn.once("send", str, 7))
+        else:
+            with pytest.raises(InvalidArgument, match="the turn that asked for 'send' is over"):
+                await late[0]
+            turn.finish()
+
     goes(act, store)
-    assert sent == ["b", "a"]
 
 
 def test_a_recorded_result_that_cannot_be_read_now_is_read_later(store: Store, backend: Failing) -> None:
@@ -680,6 +794,20 @@ def test_a_named_child_that_is_tried_again_in_its_turn_is_paid_once(store: Store
     assert goes(act, store).budget.spent["dollars"] == 15
 
 
+def test_the_clock_counts_a_child_that_is_met_again_once(store: Store) -> None:
+    async def child(turn: Turn) -> None:
+        await asyncio.sleep(0.05)
+        turn.finish()
+
+    async def act(turn: Turn) -> None:
+        for _ in range(5):
+            await turn.spawn("helper", child, name="one")
+        turn.finish()
+
+    began = time.monotonic()
+    assert goes(act, store).budget.seconds <= time.monotonic() - began
+
+
 def test_the_clock_goes_on_from_the_latest_of_what_was_committed() -> None:
     budget = Budget()
     budget.restore({"wall_seconds": 100})
@@ -771,6 +899,17 @@ def test_a_fingerprint_outlives_a_start_without_one_and_is_not_changed_from_outs
         goes(act, store)
     with pytest.raises(Drifted, match="model was 'a' and is 'b'"):
         goes(act, store, fingerprint={"model": "b"}, on_drift="raise")
+
+
+def test_drift_is_told_also_when_the_store_was_asked_twice(store: Store, backend: Failing) -> None:
+    async def fails(_turn: Turn) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        goes(fails, store, fingerprint="a")
+    backend.away = 1
+    with pytest.raises(Drifted):
+        goes(fails, store, fingerprint="b", on_drift="raise", on_store_error="continue")
 
 
 def test_a_fingerprint_too_large_for_every_commit_is_refused(store: Store) -> None:

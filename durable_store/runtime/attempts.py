@@ -151,6 +151,11 @@ class _Attempting:
             )
         episode_id = begun.episode.id if begun else 0
         result, turns = None, 0
+        if begun:
+            budget.restore(begun.meta.get("budget", {}))  # another process may have begun it meanwhile
+            if begun.episode.status == "failed":
+                error = CheckpointConflict(f"attempt {number} was closed as failed: {shown(begun.episode.result)}")
+                return Attempt(number, episode_id, turns=begun.meta.get("turn", 0), error=error)
         try:
             if begun and begun.episode.status == "finished":
                 result, turns = begun.episode.result, begun.meta["turn"]

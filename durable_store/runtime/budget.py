@@ -40,6 +40,7 @@ class Budget:
         self._own: dict[str, float] = {}  # since the last boundary, and not by children
         self._at_boundary: dict[str, float] = {}
         self._parent: Budget | None = None
+        self._is_told = False  # what a store says of it, this process has said
         self._before = 0.0  # seconds that earlier processes took
         self._since = time.monotonic()
 
@@ -97,6 +98,7 @@ class Budget:
 
     def snapshot(self, *, at_boundary: bool) -> dict[str, float]:
         """What a commit carries. Within a turn, without its children: they have their own, and are met again."""
+        self._is_told = True
         if at_boundary:
             self._at_boundary, self._own = dict(self._spent), {}
         within = {
@@ -119,7 +121,8 @@ class Budget:
         top = self
         while top._parent:
             top = top._parent
-        top._before = max(top._before, snapshot.get("wall_seconds", 0))  # noqa: SLF001 - of the same class
+        if not self._is_told:
+            top._before = max(top._before, snapshot.get("wall_seconds", 0))  # noqa: SLF001 - of the same class
 
     def _count(self, kind: str, amount: float) -> None:
         self._spent[kind] = self._spent.get(kind, 0) + amount

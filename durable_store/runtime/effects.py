@@ -65,8 +65,12 @@ class Effects:
         self._kept = kept
         self._next: int = max([number, *(each["number"] + 1 for each in begun)])
         self._begun = {(each["name"], each["order"]): _Begun(each["number"], each["with"]) for each in begun}
+        self._highest: dict[str, int] = {}  # orders that earlier processes have come to: what they left out they tried
+        for each in begun:
+            self._highest[each["name"]] = max(each["order"], self._highest.get(each["name"], -1))
         self._meta = meta
         self._seen: dict[str, int] = {}
+        self._is_over = False
         self._given_back: dict[tuple[str, str], list[int]] = {}  # orders of those that nothing came of
 
     @property
@@ -78,6 +82,10 @@ class Effects:
     def numbers(self) -> list[int]:
         """Of the effects of this turn."""
         return sorted(each.number for each in self._begun.values())
+
+    def end(self) -> None:
+        """The turn is over: no more of its effects begin."""
+        self._is_over = True
 
     def journal(self) -> list[dict[str, Any]]:
         """What a commit carries."""
@@ -106,7 +114,8 @@ class Effects:
         try:
             begun = self._begun.get((name, order))
             if begun is None:
-                begun, uncertain = await self._begin(name, order, told), self._swarm.blind
+                begun = await self._begin(name, order, told)
+                uncertain = self._swarm.blind or order < self._highest.get(name, -1)
             else:
                 if begun.told != told:
                     what = f"{name!r} was begun with ({begun.told}) and is now asked for with ({told})"
@@ -135,12 +144,19 @@ class Effects:
 
     async def _begin(self, name: str, order: int, told: str) -> _Begun:
         """Commits the intent."""
-        begun = self._begun[name, order] = _Begun(self._next, told)
+        if self._is_over:
+            raise InvalidArgument(f"the turn that asked for {name!r} is over: await it within its turn")
+        begun = _Begun(self._next, told)
         self._next += 1
+
+        def meta() -> dict[str, Any]:
+            self._begun[name, order] = begun
+            return self._meta()
+
         try:
-            await self._kept.note(self._meta())
+            await self._kept.note(meta)
         except BaseException as err:
-            del self._begun[name, order]
+            self._begun.pop((name, order), None)
             if isinstance(err, InvalidState):
                 many = f"a turn that has begun {len(self._begun)} effects has no room for {name!r}"
                 raise InvalidState(f"{many}: it belongs in the next turn") from err

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,11 @@ class Kept:
         """Whether it is known where its turns are kept."""
         return self._run is not None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its episode is there, for others to join."""
+        return self._run is not None and self.step >= 0
+
     async def begin(self, *, afresh: bool = False) -> None:
         """Resumes the agent's run; the root's takes the goal's newest episode, or with `afresh` starts the next one."""
         self._afresh = afresh
@@ -122,19 +127,26 @@ class Kept:
         """Commits the state at a boundary. Returns whether that was done."""
         self.state, self.meta = state, dict(meta)
         with self._failures_told():
-            if await self._is_there():
-                await self._committed(meta)
+            if await self._is_there() and self._run:
+                async with self._turn:
+                    self.step = await self._run.commit(state, meta=self._marked(meta))
                 return True
         return False
 
-    async def note(self, meta: Mapping[str, Any]) -> None:
-        """Commits the last boundary's state with another meta. Raises StoreUnavailable, whatever else goes on."""
+    async def note(self, meta: Callable[[], Mapping[str, Any]]) -> None:
+        """Commits the last boundary's state with another meta, made when its turn has come: notes go in their order.
+
+        Raises StoreUnavailable, whatever else goes on.
+        """
         with self._conflicts_told():
-            if await self._is_there():
-                await self._look_at_root()
-                await self._committed(meta)
+            if await self._is_there() and self._run:
+                async with self._turn:
+                    await self._look_at_root()
+                    self.step = await self._run.commit(self.state, meta=self._marked(meta()))
             elif self._swarm.store:
                 raise StoreUnavailable(f"{self.checkpoint_id} has no place in the store, so that nothing can be noted")
+            else:
+                meta()
 
     async def finish(self, result: object, state: Encoded, meta: Mapping[str, Any]) -> bool:
         """Closes the agent's key with its last state and its result. Returns whether that was done."""
@@ -204,11 +216,6 @@ class Kept:
             except StoreUnavailable as err:
                 self._swarm.unreachable(err)
 
-    async def _committed(self, meta: Mapping[str, Any]) -> None:
-        async with self._turn:
-            if self._run:
-                self.step = await self._run.commit(self.state, meta=self._marked(meta))
-
     def _marked(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """What is told of the episode, by its root: it is known only when there is a place to tell it at."""
         blind = self._swarm.blind and self._swarm.root is self
@@ -222,7 +229,7 @@ class Kept:
 
     async def _begin(self, *, afresh: bool) -> None:
         swarm, store = self._swarm, self._swarm.store
-        if not store or (swarm.root is not self and not (swarm.root and swarm.root.step >= 0)):
+        if not store or (swarm.root is not self and not (swarm.root and swarm.root.is_open)):
             return  # a child's place is in the episode that its root has opened
         if afresh:
             swarm.episode_id = await store.start_episode(swarm.goal_id, root=self.checkpoint_id)
@@ -259,7 +266,7 @@ class Kept:
                 swarm.blind = any(episode.status == "running" for episode in episodes)
             await self._begin(afresh=afresh)
             if self.step >= 0:  # another process has been here: what we know is not what it knew
-                self._run = None
+                self._run, self.step = None, -1
             self.state, self.meta = state, meta
             return self._run is not None
 

@@ -44,8 +44,6 @@ class Life:
         self._parent = parent
         self._in_turn = parent.turns if parent else None
         self._superfluous: list[int] = []
-        self._afresh = False
-        self._has_acted = False
         self._given = self.kept.state
         self.turns: int = 0
         self._spawned: int = 0
@@ -55,8 +53,9 @@ class Life:
     async def begin(self, *, afresh: bool = False) -> None:
         """Goes to where the last process has come. The first agent opens the episode, before anybody can join it."""
         kept, swarm = self.kept, self.swarm
-        self._afresh = afresh
         await kept.begin(afresh=afresh)
+        if not kept.has_place and swarm.store:
+            await kept.begin(afresh=afresh)  # once more: behind its first turn it would be too late to go on
         meta = kept.meta
         self.turns, self._spawned = meta.get("turn", 0), meta.get("spawned", 0)
         self._effects = meta.get("effects", 0)
@@ -90,16 +89,11 @@ class Life:
         begun: list[dict[str, Any]] = kept.meta.get("begun", [])
         while not kept.finished:
             self._check()
-            if not self._has_acted and self.swarm.store and not kept.has_place:
-                await self.begin(afresh=self._afresh)  # behind its first turn it would be too late to go on
-                begun = kept.meta.get("begun", [])
-                if kept.finished:
-                    break
-            self._has_acted = True
             turn = Turn(self, self.turns, orjson.loads(kept.state.json))
             self.effects = Effects(self.swarm, kept, self._effects, begun, self._noted)
             begun = []
             await self._act(turn)
+            self.effects.end()
             state = Encoded(to_json(turn.state))
             self._superfluous += self.effects.numbers
             self.turns, self._effects = self.turns + 1, self.effects.count

@@ -32,6 +32,9 @@ def expect_failure(request: pytest.FixtureRequest, reason: str) -> None:
 THOUSANDS = ("DS-SIZE-02", "DS-SIZE-03")
 """Ten thousand steps and keys: a minute each where every record is a request. There they are left to `make prove`."""
 
+AWAY = ("DS-OUT-04",)
+"""Storage that is away, and a client that tries again for seconds, eight times over."""
+
 KILLS_AT_LINES = ("DS-KILL-03", "DS-KILL-04", "DS-KILL-05", "DS-KILL-06")
 """Kills at every line of the same client: for each change on the real server, for moto in `make prove`."""
 
@@ -49,7 +52,7 @@ class TestSqlite(StoreConformance):
 
 
 class TestMoto(StoreConformance):
-    prove = THOUSANDS + KILLS_AT_LINES
+    prove = THOUSANDS + AWAY + KILLS_AT_LINES
 
     @pytest.fixture
     def url(self, moto_server: Server) -> str:
@@ -57,7 +60,7 @@ class TestMoto(StoreConformance):
 
 
 class TestSeaweedFs(StoreConformance):
-    prove = THOUSANDS
+    prove = THOUSANDS + AWAY
 
     @pytest.fixture
     def url(self, seaweedfs_server: Server) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from durable_store.runtime import (
     run_goal_best_of_n,
 )
 from durable_store_backends.memory import MemoryBackend
+from tests.failing import Failing
 
 ROOT = Path(__file__).parent.parent
 KEY = CheckpointKey("g-42", 0, "orchestrator-0")
@@ -520,6 +522,7 @@ def test_an_attempt_that_raised_is_inherited_by_no_other_and_resumed_by_its_own(
         2,
         ["attempt 0 fails", "attempt 1 fails", "None"],
     )
+    assert [a.turns for a in best.attempts] == [1, 1, 3]
     fails.clear()
     best = go()
     assert (best.winner.number, [a.episode_id for a in best.attempts]) == (0, [0, 1, 2])
@@ -940,46 +943,22 @@ def test_another_fingerprint_is_told_by_what_differs(store: Store) -> None:
 # A store that cannot be reached
 
 
-class Faulty(MemoryBackend):
-    """A backend that is not there when a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = False
-
-    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
-        self._look()
-        return super().save(key, step, record)
-
-    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
-        self._look()
-        return super().latest(key)
-
-    def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
-        self._look()
-        return super().load(key, step, first=first)
-
-    def _look(self) -> None:
-        if self.away:
-            raise StoreUnavailable("nobody answers")
-
-
 @pytest.mark.parametrize("away", [range(3), range(1, 2), range(2), [2]])
 def test_a_store_that_is_away_never_ends_the_work(away: Any, caplog: pytest.LogCaptureFixture) -> None:
     """It is tried again at the next turn, counted, and told once."""
-    backend = Faulty()
-    backend.away = 0 in away
+    backend = Failing()
+    backend.away = math.inf if 0 in away else 0
 
     async def act(turn: Turn) -> None:
         await three_turns(turn)
-        backend.away = turn.number in away
+        backend.away = math.inf if turn.number in away else 0
 
     with caplog.at_level(logging.WARNING, "durable_store"):
         got = goes(act, Store(backend), on_store_error="continue")
     assert got.result == {"seen": [0, 1, 2]}
     assert got.store_errors >= len(away)
     assert len([record for record in caplog.records if "not kept" in record.message]) == 1
-    backend.away = False
+    backend.away = 0
     latest = Store(backend).latest(CheckpointKey("g-42", 0, "orchestrator-0"))
     if 2 not in away:
         assert latest is not None
@@ -987,23 +966,23 @@ def test_a_store_that_is_away_never_ends_the_work(away: Any, caplog: pytest.LogC
 
 
 def test_without_that_a_store_that_is_away_ends_the_work_and_calling_again_resumes() -> None:
-    backend = Faulty()
+    backend = Failing()
 
     async def act(turn: Turn) -> None:
         await three_turns(turn)
-        backend.away = turn.number == 1
+        backend.away = math.inf if turn.number == 1 else 0
 
     with pytest.raises(StoreUnavailable):
         goes(act, Store(backend))
-    backend.away = False
+    backend.away = 0
     assert goes(three_turns, Store(backend)).resumed_from == 1
 
 
 def test_an_effect_whose_intent_cannot_be_written_is_not_run() -> None:
-    backend, ran = Faulty(), list[int]()
+    backend, ran = Failing(), list[int]()
 
     async def act(turn: Turn) -> None:
-        backend.away = True
+        backend.away = math.inf
         await turn.once("effect", ran.append, 1)
 
     with pytest.raises(StoreUnavailable):

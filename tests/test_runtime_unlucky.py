@@ -25,6 +25,7 @@ from durable_store.aio import AsyncStore
 from durable_store.record import decode_header
 from durable_store.runtime import (
     Agent,
+    BestOfN,
     Budget,
     BudgetExceeded,
     Drifted,
@@ -36,6 +37,7 @@ from durable_store.runtime import (
 )
 from durable_store_backends.memory import MemoryBackend
 from durable_store_backends.sqlite import SqliteBackend
+from tests.failing import Failing
 
 KEY = CheckpointKey("g", 0, "o-0")
 Act = Callable[[Turn], Awaitable[None]]
@@ -43,34 +45,6 @@ Act = Callable[[Turn], Awaitable[None]]
 
 class Killed(Exception):
     """Ends the work of a process, as far as its store can see."""
-
-
-class Failing(MemoryBackend):
-    """A memory that cannot be reached for so many requests, or takes no writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = 0
-        self.full = False
-
-    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
-        self._look()
-        if self.full:
-            raise StoreUnavailable("no room")
-        return super().save(key, step, record)
-
-    def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
-        self._look()
-        return super().latest(key)
-
-    def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
-        self._look()
-        return super().load(key, step, first=first)
-
-    def _look(self) -> None:
-        if self.away:
-            self.away -= 1
-            raise StoreUnavailable("nobody answers")
 
 
 @pytest.fixture
@@ -149,45 +123,41 @@ def test_an_episode_of_runs_of_their_own_is_not_gone_on_with(store: Store) -> No
 
 
 def test_of_two_processes_one_goes_on_with_the_attempts(store: Store) -> None:
-    acted: list[tuple[str, int]] = []
-    begun = asyncio.Event()
+    acted: list[int] = []
+    both_act = asyncio.Barrier(2)
 
-    def by(who: str) -> Callable[[int], Agent]:
-        def make_agent(attempt: int) -> Agent:
-            async def act(turn: Turn) -> None:
-                acted.append((who, attempt))
-                if acted[-1] == ("new", 1):
-                    begun.set()
-                await asyncio.sleep(0.02)
-                turn.finish(attempt)
+    def make_agent(attempt: int) -> Agent:
+        async def act(turn: Turn) -> None:
+            acted.append(attempt)
+            if attempt == 1 and acted.count(1) <= 2:
+                await both_act.wait()
+            turn.finish(attempt)
 
-            return Agent("o", act)
-
-        return make_agent
+        return Agent("o", act)
 
     async def both() -> list[Any]:
         scoring, awake = asyncio.Event(), asyncio.Event()
 
         async def slow_score(result: int) -> int:
-            if result == 0:
-                scoring.set()
-                await awake.wait()
+            scoring.set()
+            await awake.wait()
             return result
 
-        old = asyncio.ensure_future(run_goal_best_of_n("g", by("old"), 3, score=slow_score, store=store))
+        old = asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=slow_score, store=store))
         await scoring.wait()
-        new = asyncio.ensure_future(run_goal_best_of_n("g", by("new"), 3, score=lambda result: result, store=store))
-        await begun.wait()
+        new = asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=itself, store=store))
         awake.set()
         return list(await asyncio.gather(old, new, return_exceptions=True))
 
-    old, new = asyncio.run(both())
-    assert isinstance(old, CheckpointConflict)
-    assert "g/1/o-0" in str(old)
-    assert new.winner.result == 2
-    assert acted == [("old", 0), ("new", 1), ("old", 1), ("new", 2)]
-    assert attempts(by("third"), 3, store).winner == new.winner
-    assert [episode.status for episode in store.episodes("g")] == ["finished"] * 3
+    came = asyncio.run(both())
+    [conflict] = [each for each in came if isinstance(each, CheckpointConflict)]
+    [best] = [each for each in came if isinstance(each, BestOfN)]
+    assert "g/1/o-0" in str(conflict)
+    assert best.winner.result == 2
+    assert acted == [0, 1, 1, 2]
+    assert attempts(make_agent, 3, store).winner == best.winner
+    statuses = [episode.status for episode in store.episodes("g")]
+    assert [status for status in statuses if status != "deleted"] == ["finished"] * 3
 
 
 def test_an_attempt_keeps_its_episode_whoever_began_it_first(store: Store) -> None:
@@ -465,6 +435,26 @@ def test_an_effects_result_stays_until_its_turn_is_committed(store: Store, backe
     assert sent == ["x"]
 
 
+def test_an_effect_that_is_cancelled_while_its_intent_is_written_is_done(store: Store) -> None:
+    sent: list[str] = []
+
+    async def act(turn: Turn) -> None:
+        sending = asyncio.ensure_future(turn.once("send", sent.append, "x"))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+        raise Killed
+
+    async def again(turn: Turn) -> None:
+        await turn.once("send", sent.append, "x")
+        turn.finish()
+
+    with pytest.raises(Killed):
+        goes(act, store)
+    goes(again, store)
+    assert sent == ["x"]
+
+
 @pytest.mark.parametrize("stopped_by", ["a cap", "an error"])
 def test_an_effect_under_way_comes_to_its_end_when_a_sibling_stops_the_swarm(store: Store, stopped_by: str) -> None:
     sent: list[str] = []
@@ -551,31 +541,37 @@ def test_an_orchestrator_is_not_superseded_by_itself(store: Store, backend: Fail
     assert goes(act, store).result == "7"
 
 
-def test_siblings_are_stopped_together_however_often_the_goal_is_cancelled(store: Store) -> None:
-    turns: list[str] = []
+@pytest.mark.parametrize("who", ["children", "attempts"])
+def test_all_are_stopped_together_however_often_their_goal_is_cancelled(store: Store, who: str) -> None:
+    ended: list[int] = []
     both_act = asyncio.Barrier(3)
 
-    async def child(turn: Turn) -> None:
+    async def act(turn: Turn) -> None:
         try:
             await both_act.wait()
             await asyncio.sleep(10)
         except asyncio.CancelledError:
             await asyncio.sleep(0.02)
-            turns.append(turn.agent.role)
+            ended.append(turn.number)
             raise
 
-    async def act(turn: Turn) -> None:
-        await turn.gather(turn.spawn("one", child), turn.spawn("two", child))
+    async def sends_out(turn: Turn) -> None:
+        await turn.gather(turn.spawn("one", act), turn.spawn("two", act))
+
+    def goal() -> Any:
+        if who == "children":
+            return run_goal("g", Agent("o", sends_out), store=store)
+        return run_goal_best_of_n("g", lambda _: Agent("o", act), 2, score=itself, store=store, concurrency=2)
 
     async def use() -> None:
-        goal = asyncio.ensure_future(run_goal("g", Agent("o", act), store=store))
+        under_way = asyncio.ensure_future(goal())
         await both_act.wait()
         for _ in range(3):
-            goal.cancel()
+            under_way.cancel()
             await asyncio.sleep(0.001)
         with pytest.raises(asyncio.CancelledError):
-            await goal
-        assert sorted(turns) == ["one", "two"]
+            await under_way
+        assert ended == [0, 0]
 
     asyncio.run(use())
 

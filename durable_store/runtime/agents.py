@@ -4,9 +4,9 @@ import asyncio
 import inspect
 import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -20,6 +20,7 @@ from durable_store.runtime.effects import Hook
 if TYPE_CHECKING:
     from durable_store.runtime.life import Life
 
+T = TypeVar("T")
 Act = Callable[["Turn"], Awaitable[None]]
 
 
@@ -125,7 +126,8 @@ class Turn:
                 `on_uncertain(name, arguments)`, whose answer, awaited if it can be, becomes the recorded result. Or
                 the result could not be recorded now.
             CheckpointConflict: another process has taken over; the function was not called.
-            StoreUnavailable: the intent could not be written; the function was not called.
+            StoreUnavailable: the intent could not be written, or what is recorded not be read; the function was not
+                called.
             InvalidState: what the function returned is no JSON: it was called, and is uncertain. Or the turn has no
                 room for its intent, after some 300: it was not called.
             InvalidArgument: a name that is no text, a function that cannot be called; within an effect.
@@ -155,16 +157,9 @@ class Turn:
         for each in awaitables:
             if not isinstance(each, Child) and not inspect.isawaitable(each):
                 raise InvalidArgument(f"gather awaits children, gather(*children), not {shown(each)}")
-        tasks = [each.started() if isinstance(each, Child) else asyncio.ensure_future(each) for each in awaitables]
-        try:
-            if tasks:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            await ended(tasks)
-        errors = [err for task in tasks if not task.cancelled() and (err := task.exception())]
-        for err in sorted(errors, key=lambda err: not isinstance(err, CheckpointConflict | BudgetExceeded)):
-            raise err
-        return [task.result() for task in tasks]
+        return await all_of(
+            [each.started() if isinstance(each, Child) else asyncio.ensure_future(each) for each in awaitables]
+        )
 
 
 class Child:
@@ -197,7 +192,20 @@ class Child:
         return [self._task] if self._task else []
 
 
-async def ended(tasks: list["asyncio.Task[Any]"]) -> None:
+async def all_of(tasks: "list[asyncio.Task[T]]") -> list[T]:
+    """Their results. The first error ends the others and is raised: what stops a swarm before any other."""
+    try:
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        await ended(tasks)
+    errors = [err for task in tasks if not task.cancelled() and (err := task.exception())]
+    for err in sorted(errors, key=lambda err: not isinstance(err, CheckpointConflict | BudgetExceeded)):
+        raise err
+    return [task.result() for task in tasks]
+
+
+async def ended(tasks: "Sequence[asyncio.Task[Any]]") -> None:
     """Cancels those that are not done, and returns when all are, however often it is cancelled itself."""
     for task in tasks:
         task.cancel()

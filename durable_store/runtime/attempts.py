@@ -16,7 +16,7 @@ from durable_store.errors import CheckpointConflict, CheckpointNotFound, Invalid
 from durable_store.key import CheckpointKey, goal_text
 from durable_store.record import random_tag, writer_name
 from durable_store.runtime import claims
-from durable_store.runtime.agents import Agent
+from durable_store.runtime.agents import Agent, all_of
 from durable_store.runtime.budget import Budget, BudgetExceeded, fresh
 from durable_store.runtime.keeping import Swarm, opened
 from durable_store.runtime.life import Life
@@ -88,7 +88,7 @@ async def run_goal_best_of_n(
 
     Raises:
         BudgetExceeded, CheckpointConflict, StoreUnavailable: all attempts were ended at their last turn.
-        CheckpointNotFound: an attempt was begun under another role.
+        CheckpointNotFound: an attempt was begun under another role, or its episode was deleted.
         Exception: of the first attempt, when all have raised. One that raised while another one finished is told in
             its Attempt.
     """
@@ -111,7 +111,7 @@ async def run_goal_best_of_n(
                     raise InvalidArgument(f"make_agent({number}) must return an Agent, not {shown(agent)}")
                 return await attempting.attempt(number, agent, budgets[number])
 
-        attempts = await _all([asyncio.ensure_future(attempt(number)) for number in range(n)])
+        attempts = await all_of([asyncio.ensure_future(attempt(number)) for number in range(n)])
     finished = [attempt for attempt in attempts if attempt.error is None]
     if not finished:
         raise next(attempt.error for attempt in attempts if attempt.error)
@@ -150,23 +150,25 @@ class _Attempting:
                 f" {agent.checkpoint_id!r}: a role is the same in every process"
             )
         episode_id = begun.episode.id if begun else 0
-        result, turns = None, 0
+        result, turns = None, begun.meta.get("turn", 0) if begun else 0
         if begun:
             budget.restore(begun.meta.get("budget", {}))  # another process may have begun it meanwhile
             if begun.episode.status == "failed":
                 error = CheckpointConflict(f"attempt {number} was closed as failed: {shown(begun.episode.result)}")
-                return Attempt(number, episode_id, turns=begun.meta.get("turn", 0), error=error)
+                return Attempt(number, episode_id, turns=turns, error=error)
         try:
             if begun and begun.episode.status == "finished":
-                result, turns = begun.episode.result, begun.meta["turn"]
+                result = begun.episode.result
             else:
                 swarm = Swarm(self.store, self.goal_id, keep=self.keep)
                 swarm.episode_id = begun.episode.id if begun else None
                 life = Life(swarm, agent, agent.checkpoint_id, self.state, budget, None)
                 life.marks["attempt"] = number
                 await life.begin()
-                outcome = await life.live()
-                result, turns = outcome.result, outcome.turns
+                try:
+                    result = (await life.live()).result
+                finally:
+                    turns = life.turns
             scored = await self._scored(episode_id, agent, result)
         except _ENDS_ALL:
             raise
@@ -180,7 +182,10 @@ class _Attempting:
             return None
         new = await self.store.start_episode(self.goal_id, root=agent.checkpoint_id)
         backend, goal = self.store.backend, goal_text(self.goal_id)
-        return await self._begun_in(self.store, await self.store.call(claims.claim, backend, goal, number, new))
+        claimed = await self.store.call(claims.claim, backend, goal, number, new)
+        if claimed != new:
+            await self.store.delete(self.goal_id, episode_id=new)  # nobody will ever look for it
+        return await self._begun_in(self.store, claimed)
 
     async def _begun_in(self, store: AsyncStore, episode_id: int) -> "_Begun":
         episode = await store.call(_settled, store.backend, goal_text(self.goal_id), episode_id)
@@ -222,13 +227,3 @@ def _settled(backend: Backend, goal: str, episode_id: int) -> Episode:
     if episode.status == "running" and episodes.end_if_decided(backend, goal, episode, writer_name(random_tag())):
         return episodes.read(backend, goal, episode_id) or episode
     return episode
-
-
-async def _all(attempts: list["asyncio.Task[Attempt]"]) -> list[Attempt]:
-    """All of them; whatever ends all of them ends the others first."""
-    try:
-        return list(await asyncio.gather(*attempts))
-    finally:
-        for attempt in attempts:
-            attempt.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)

@@ -109,8 +109,20 @@ class Effects:
     async def _once(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], on_uncertain: Hook | None
     ) -> Any:
+        """From here on it comes to its end: an intent that was cancelled half-way would be an uncertain effect."""
         told = _told(args)
         order = self._order(name, told)
+        return await to_its_end(asyncio.ensure_future(self._result(name, order, told, function, args, on_uncertain)))
+
+    async def _result(
+        self,
+        name: str,
+        order: int,
+        told: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        on_uncertain: Hook | None,
+    ) -> Any:
         try:
             begun = self._begun.get((name, order))
             if begun is None:
@@ -128,12 +140,10 @@ class Effects:
             bisect.insort(self._given_back.setdefault((name, told), []), order)
             raise
         if not uncertain:
-            work = self._done(begun.number, name, args, function, *args)
-        elif on_uncertain is None:
+            return await self._done(begun.number, name, args, function, *args)
+        if on_uncertain is None:
             raise EffectUncertain(name, args)
-        else:
-            work = self._done(begun.number, name, args, on_uncertain, name, args)
-        return await to_its_end(asyncio.ensure_future(work))
+        return await self._done(begun.number, name, args, on_uncertain, name, args)
 
     def _order(self, name: str, told: str) -> int:
         given_back = self._given_back.get((name, told))

@@ -27,6 +27,7 @@ class ExistsThenWrite(Files):
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
         there = self.load(key, step)
         if there is None:
+            request()
             new = self.file(key, step).with_name(secrets.token_hex(8))
             new.write_bytes(record)
             new.rename(self.file(key, step))

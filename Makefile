@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/bin/durable-store  ## an agent is killed five times and ends where it would have ended
 	$(BIN)/durable-store demo
 
+# A worker more than cores, at least: many tests wait for processes, and leave their core to another meanwhile.
 test: check  ## everything that every change must pass
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -13,12 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import cached_property
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
 
@@ -40,10 +42,10 @@ def credentials() -> None:
     os.environ.pop("AWS_PROFILE", None)  # a name in the files that are no longer read: an error in every client
 
 
-def store_url(endpoint: str, prefix: str, **options: str) -> str:
+def store_url(endpoint: str, prefix: str, *, bucket: str = BUCKET, **options: str) -> str:
     """The URL of a store below this prefix, at this endpoint."""
     query = urlencode({"endpoint_url": endpoint, "region": REGION, **options})
-    return f"s3://{BUCKET}/{prefix}?{query}"
+    return f"s3://{bucket}/{prefix}?{query}"
 
 
 def s3_client(endpoint: str, access_key: str | None = None, secret: str | None = None) -> Any:
@@ -84,6 +86,16 @@ class Server:
         """The URL of a store below this prefix."""
         return store_url(self.endpoint, prefix, **options)
 
+    def url_of_a_new_bucket(self) -> str:
+        """The URL of a store in a bucket that nobody else uses: moto looks at all of a bucket for each listing."""
+        bucket = uuid4().hex
+        self._client.create_bucket(Bucket=bucket)
+        return store_url(self.endpoint, "", bucket=bucket)
+
+    @cached_property
+    def _client(self) -> Any:
+        return s3_client(self.endpoint)
+
     def start(self) -> None:
         """Returns when objects can be stored and read. Raises RuntimeError, with the end of the log, if that fails."""
         leash = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
@@ -109,9 +121,10 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        self._client.close()
 
     def _wait_until_it_serves(self, process: subprocess.Popen[bytes]) -> None:
-        client = s3_client(self.endpoint)
+        client = self._client
         not_yet = import_module("botocore.exceptions")
         problem: Exception | None = None
         deadline = time.monotonic() + DEADLINE
@@ -125,7 +138,6 @@ class Server:
             except (not_yet.BotoCoreError, not_yet.ClientError) as error:
                 problem = error
             else:
-                client.close()
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise RuntimeError(f"the server ended with {process.wait(timeout=0.05)}:\n{self._end_of_log()}")

@@ -202,8 +202,7 @@ def test_other_tasks_go_on_while_a_save_waits() -> None:
     async def use() -> None:
         async with AsyncStore(Store(backend)) as store:
             saving = asyncio.ensure_future(store.save(KEY, 0, {}))
-            await asyncio.sleep(0.01)
-            assert backend.began.is_set()
+            assert await asyncio.to_thread(backend.began.wait, 10)
             assert await store.latest(KEY) is None
             backend.may_end.set()
             assert (await saving).step == 0

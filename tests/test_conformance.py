@@ -35,8 +35,8 @@ THOUSANDS = ("DS-SIZE-02", "DS-SIZE-03")
 AWAY = ("DS-OUT-04",)
 """Storage that is away, and a client that tries again for seconds, eight times over."""
 
-KILLS_AT_LINES = ("DS-KILL-03", "DS-KILL-04", "DS-KILL-05", "DS-KILL-06")
-"""Kills at every line of the same client: for each change on the real server, for moto in `make prove`."""
+MEETINGS = tuple(clause.id for clause in CLAUSES if clause.needs & {"a kill", "a race", "a fork"})
+"""For each change on the real server, with the same client. Moto serves one request at a time: `make prove` asks it."""
 
 
 class TestFiles(StoreConformance):
@@ -52,11 +52,11 @@ class TestSqlite(StoreConformance):
 
 
 class TestMoto(StoreConformance):
-    prove = THOUSANDS + AWAY + KILLS_AT_LINES
+    prove = tuple({*THOUSANDS, *AWAY, *MEETINGS})
 
     @pytest.fixture
     def url(self, moto_server: Server) -> str:
-        return moto_server.url(uuid4().hex)
+        return moto_server.url_of_a_new_bucket()
 
 
 class TestSeaweedFs(StoreConformance):

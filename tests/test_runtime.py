@@ -404,12 +404,14 @@ def test_a_spawn_that_is_never_awaited_is_told(store: Store) -> None:
 
 def test_the_first_error_of_those_gathered_ends_the_others(store: Store) -> None:
     ended: list[str] = []
+    begun = asyncio.Event()
 
     async def fails(turn: Turn) -> None:
-        await asyncio.sleep(0.01)
+        await begun.wait()
         raise ValueError(turn.state)
 
     async def waits(_turn: Turn) -> None:
+        begun.set()
         try:
             await asyncio.sleep(10)
         except asyncio.CancelledError:
@@ -549,7 +551,10 @@ def test_so_many_attempts_are_under_way_at_the_same_time(store: Store, concurren
             nonlocal at_work, most
             at_work += 1
             most = max(most, at_work)
-            await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while most < min(concurrency, 5):
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)  # for one too many to come
             at_work -= 1
             turn.finish(0)
 

@@ -293,10 +293,12 @@ def what_processes_saw_can_be_told_in_one_order(backend: Backend, another_proces
 
 @clause("DS-RACE-03", "Atomic among threads, processes and machines: of any number of racers one wins.")
 def the_very_first_save_is_raced_for_too(backend: Backend, another_process: OtherProcesses) -> None:
-    """A store that comes into being under its first writers comes into being once."""
-    saved = at_once(another_process.start(4), "backend", "save", KEY, 0, b"the same")
-    assert saved == [b"the same"] * 4
-    assert backend.latest(KEY) == (0, b"the same")
+    """A store that comes into being under its first writers comes into being once; so does each goal in it."""
+    processes = another_process.start(4)
+    for number in range(8):
+        key = CheckpointKey(f"goal-{number}", 0, "agent-0")
+        assert at_once(processes, "backend", "save", key, 0, b"the same") == [b"the same"] * 4
+        assert backend.latest(key) == (0, b"the same")
 
 
 @clause("DS-FORK-01", "Safe to share among threads, and safe after `fork()`.", needs="a fork")

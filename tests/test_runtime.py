@@ -545,15 +545,17 @@ def test_when_all_attempts_raise_the_first_error_is_raised(store: Store) -> None
 @pytest.mark.parametrize("concurrency", [1, 2, 9])
 def test_so_many_attempts_are_under_way_at_the_same_time(store: Store, concurrency: int) -> None:
     at_work = most = 0
+    all_there = asyncio.Event()
 
     def make_agent(_attempt: int) -> Agent:
         async def act(turn: Turn) -> None:
             nonlocal at_work, most
             at_work += 1
             most = max(most, at_work)
+            if at_work == min(concurrency, 5):
+                all_there.set()
             async with asyncio.timeout(30):
-                while most < min(concurrency, 5):
-                    await asyncio.sleep(0.001)
+                await all_there.wait()
             await asyncio.sleep(0.01)  # for one too many to come
             at_work -= 1
             turn.finish(0)

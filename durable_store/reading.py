@@ -1,5 +1,6 @@
 """Finding records and reading them: the one place where what a backend gives becomes a checked record, or damage."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from durable_store.backend import Backend
@@ -80,5 +81,16 @@ def bases(backend: Backend, key: CheckpointKey, step: int) -> list[int]:
 
 
 def decode_at(backend: Backend, key: CheckpointKey, step: int, raw: bytes) -> Record:
-    """What a backend gave at (key, step), checked, and its bases with it. Raises CheckpointDamaged."""
-    return decode(raw, key, step, lambda base: backend.load(key, base))
+    """What a backend gave at (key, step), checked, and its bases with it.
+
+    Raises:
+        CheckpointDamaged: it, or one of them. A damaged base damages exactly what builds on it.
+    """
+    return decode(raw, key, step, lambda steps: load_all(backend, key, steps))
+
+
+def load_all(backend: Backend, key: CheckpointKey, steps: Sequence[int]) -> Sequence[bytes | None]:
+    """The records at these steps; at the same time where the backend has a verb for that."""
+    together: Callable[[CheckpointKey, Sequence[int]], Sequence[bytes | None]] | None
+    together = getattr(backend, "load_all", None)
+    return together(key, steps) if together else [backend.load(key, step) for step in steps]

@@ -7,7 +7,7 @@ cannot be changed or moved without being found out. docs/FORMAT.md describes eve
 import json
 import os
 import platform
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
 
+from durable_store.body import ENCODINGS, Body, Reader
 from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, InvalidState, shown
 from durable_store.key import MAX_STEP, CheckpointKey
 from durable_store.state import MAX_STATE, to_json
@@ -24,14 +25,17 @@ MAX_RECORD = 512 * 2**20
 MAX_HEADER = 64 * 2**10
 MAX_META = 32 * 2**10
 MAX_CLOSING = 32 * 2**10
-MAX_LIVE = 1500
-"""Steps in `live`: 17 bytes each fit the header beside the largest meta or closing; a run keeps at most 1000."""
+MAX_LIVE = 1100
+"""Steps in `live`, which with `tops` fit the header beside the largest meta; a run keeps at most 1000 and 8 bases."""
 
 _FIELDS = (
     *("v", "goal", "episode", "checkpoint", "step", "id", "writer", "saved_at", "type", "encoding"),
-    *("bases", "live", "prev", "size", "closing", "meta", "crit"),
+    *("bases", "live", "tops", "prev", "size", "closing", "meta", "crit"),
 )
 """What format 1 knows in a header, also where `crit` names it."""
+
+_READABLE = ((), *((each,) for each in ENCODINGS), ENCODINGS)
+_NOTHING: Mapping[int, int | None] = {}
 
 DIGEST = 64
 HEAD = DIGEST + 1 + MAX_HEADER + 1
@@ -106,6 +110,7 @@ class Header(NamedTuple):
     encoding: tuple[str, ...]
     bases: tuple[tuple[int, str], ...]
     live: tuple[int, ...]
+    tops: tuple[int | None, ...]
     prev: tuple[int, str] | None
     size: int
     meta: dict[str, Any]
@@ -182,16 +187,31 @@ def encode(
     state: bytes,
     *,
     writer: str,
+    body: Body | None = None,
     meta: bytes = b"{}",
-    live: Collection[int] = (),
+    live: Mapping[int, int | None] = _NOTHING,
     prev: tuple[int, str] | None = None,
     closing: bytes | None = None,
 ) -> bytes:
     """The record of one save call: state, meta and closing come as checked JSON. No two calls give the same bytes.
 
+    Args:
+        key: where it belongs.
+        step: its number there.
+        state: its JSON.
+        writer: who saves it.
+        body: what is kept of the state; without one, its JSON as it is.
+        meta: the caller's.
+        live: the steps that its run keeps, ascending; of each the newest record that it builds on.
+        prev: the record before it, and its digest.
+        closing: how the run ended.
+
     Raises:
         InvalidState: the record would be larger than 512 MiB.
     """
+    body = body or Body(state)
+    live = dict(list(live.items())[-MAX_LIVE:])
+    places = {kept: place for place, kept in enumerate(live)}
     fields: dict[str, object] = {
         "v": VERSION,
         "goal": key.goal_id,
@@ -202,9 +222,10 @@ def encode(
         "writer": writer,
         "saved_at": timestamp(datetime.now(UTC)),
         "type": "json",
-        "encoding": [],
-        "bases": [],
-        "live": list(live)[-MAX_LIVE:],
+        "encoding": body.encoding,
+        "bases": body.bases,
+        "live": list(live),
+        "tops": [place - places.get(-1 if top is None else top, place) for place, top in enumerate(live.values())],
         "prev": prev,
         "size": len(state),
     }
@@ -214,11 +235,11 @@ def encode(
     head = orjson.dumps(fields) + b"\n"
     if len(head) - 1 > MAX_HEADER:
         raise InvalidState(f"$: the header would take {len(head)} bytes; the most is {MAX_HEADER}: shorten meta")
-    if DIGEST + 1 + len(head) + len(state) > MAX_RECORD:
-        raise InvalidState(f"$: the record would take {len(head) + len(state)} bytes; the most is {MAX_RECORD}")
+    if DIGEST + 1 + len(head) + len(body.content) > MAX_RECORD:
+        raise InvalidState(f"$: the record would take {len(head) + len(body.content)} bytes; the most is {MAX_RECORD}")
     digest = sha256(head)
-    digest.update(state)
-    return b"".join((digest.hexdigest().encode(), b" ", head, state))
+    digest.update(body.content)
+    return b"".join((digest.hexdigest().encode(), b" ", head, body.content))
 
 
 def digest_of(record: bytes) -> str:
@@ -226,36 +247,59 @@ def digest_of(record: bytes) -> str:
     return record[:DIGEST].decode("ascii", "replace")
 
 
-def decode(record: bytes, key: CheckpointKey, step: int, fetch: Callable[[int], bytes | None]) -> Record:
+def decode(
+    record: bytes, key: CheckpointKey, step: int, fetch: Callable[[Sequence[int]], Sequence[bytes | None]]
+) -> Record:
     """The record found at (key, step), checked before anything of it is used; `fetch` loads its bases.
 
     Raises:
         CheckpointUnsupported: a newer version wrote it, or it uses what this version does not know.
         CheckpointDamaged: anything else that is wrong with it; the message says what.
     """
+    header = _checked(record, key, step)
+    reader = Reader()
+    if header.bases:
+        links = [base for base, _ in header.bases]
+        for (base, digest), found in zip(header.bases, fetch(links), strict=True):
+            if found is None or digest_of(found) != digest:
+                raise _damaged(key, step, f"its base, step {base}, is {'gone' if found is None else 'another'}")
+            try:
+                _add(reader, found, _checked(found, key, base))
+            except CheckpointUnsupported:
+                raise
+            except CheckpointDamaged as err:
+                raise _damaged(key, step, f"its base, step {base}: {str(err).partition(': ')[2]}") from err
+    _add(reader, record, header)
+    json = reader.state(step)
+    try:
+        state = orjson.loads(json)
+    except orjson.JSONDecodeError as err:
+        raise _damaged(key, step, f"its state is no JSON ({err})") from err
+    return Record(header, digest_of(record), json, state)
+
+
+def _checked(record: bytes, key: CheckpointKey, step: int) -> Header:
+    """The header of a whole record, all of which is what its digest says, and which this version can read."""
     if len(record) > MAX_RECORD:
         raise _damaged(key, step, f"it has {len(record)} bytes; the most is {MAX_RECORD}")
     fields = _read_fields(record, key, step)
     if not _is_intact(record):
         raise _damaged(key, step, "its bytes do not match its digest")
     header = _check_fields(fields, record, key, step)
-    if header.type != "json" or header.encoding:
+    if header.type != "json" or header.encoding not in _READABLE:
         what = f"type {header.type!r}" if header.type != "json" else f"encoding {', '.join(header.encoding)}"
         raise CheckpointUnsupported(f"{key} step {step}: unknown {what}: upgrade durable-store to read it")
-    for base, digest in header.bases:
-        found = fetch(base)
-        if found is None or digest_of(found) != digest or not _is_intact(found):
-            raise _damaged(key, step, f"its base, step {base}, is {'gone' if found is None else 'another or damaged'}")
     if header.size > MAX_STATE:
         raise _damaged(key, step, f"its state has {header.size} bytes; the most is {MAX_STATE}")
-    body = record[record.index(b"\n") + 1 :]
-    if len(body) != header.size:
-        raise _damaged(key, step, f"its state has {len(body)} bytes where the header says {header.size}")
+    return header
+
+
+def _add(reader: Reader, record: bytes, header: Header) -> None:
     try:
-        state = orjson.loads(body)
-    except orjson.JSONDecodeError as err:
-        raise _damaged(key, step, f"its state is no JSON ({err})") from err
-    return Record(header, digest_of(record), body, state)
+        content = record[record.index(b"\n") + 1 :]
+        reader.add(header.step, Body(content, header.encoding, header.bases), header.size)
+    except ValueError as err:
+        raise _damaged(header.key, header.step, f"its body {err}") from err
 
 
 def decode_header(leading: bytes, key: CheckpointKey, step: int) -> Header:
@@ -316,7 +360,8 @@ def _check_fields(fields: dict[str, Any], leading: bytes, key: CheckpointKey, st
         type=of.get("type", str),
         encoding=of.each("encoding", lambda name: type(name) is str),
         bases=tuple((base, digest) for base, digest in of.each("bases", _is_link)),
-        live=of.each("live", _is_step),
+        live=(live := of.each("live", _is_step)),
+        tops=of.tops(live),
         prev=of.link_or_null("prev"),
         size=of.get("size", int),
         meta=of.get("meta", dict),
@@ -355,6 +400,15 @@ class _Fields:
     def each(self, name: str, is_right: Callable[[Any], bool]) -> tuple[Any, ...]:
         values = self.get(name, list)
         return tuple(values) if all(map(is_right, values)) else self.refuse(name)
+
+    def tops(self, live: tuple[int, ...]) -> tuple[int | None, ...]:
+        """Of each live step the newest one that it builds on, which is told by how many places it stands before it."""
+        back: list[Any] = self._fields.get("tops", [0] * len(live))
+        if type(back) is not list or len(back) != len(live):
+            self.refuse("tops")
+        if any(type(places) is not int or not 0 <= places <= at for at, places in enumerate(back)):
+            self.refuse("tops")
+        return tuple(live[at - places] if places else None for at, places in enumerate(back))
 
     def time(self, name: str) -> datetime:
         text = self.get(name, str)

@@ -21,6 +21,7 @@ import orjson
 
 from durable_store import episode as episodes
 from durable_store.backend import Backend
+from durable_store.delta import Ladder, Plan
 from durable_store.episode import Episode
 from durable_store.errors import (
     CheckpointConflict,
@@ -104,12 +105,16 @@ class _Sent(NamedTuple):
     record: bytes
     json: bytes
     meta: bytes
-    live: list[int]
+    live: dict[int, int | None]
+    plan: Plan
     closing: bytes | None
 
 
 class Run:
     """One writer's way through the steps of one key. `Store.resume` makes it.
+
+    A commit writes the state, or what changed in it since earlier commits of the run, whichever is less; what stays can
+    be read, for what it builds on stays with it.
 
     Belongs to the process that resumed it; threads may share it, its commits are serialized (so commit nothing in a
     signal handler, which may have interrupted a commit). Leaving its `with` block, also by an exception, finishes
@@ -151,7 +156,9 @@ class Run:
         self._meta = b"{}"
         self._next = 0
         self._prev: tuple[int, str] | None = None
-        self._live: list[int] = []  # the steps that retention may remove: all that is kept, besides fences
+        self._live: dict[int, int | None] = {}  # what is kept besides fences, and of each the newest that it needs
+        self._only_bases = 0  # so many of them are kept only because others need them
+        self._ladder = Ladder()
         self._closing: bytes | None = None
         self._has_fence = False
         self._open: _Sent | None = None
@@ -166,7 +173,7 @@ class Run:
             self._meta = meta_json(header.meta)
             self._next = found.highest + 1
             self._prev = (header.step, found.record.digest)
-            self._live = list(header.live)
+            self._live = dict(zip(header.live, header.tops, strict=True))
             self._closing = orjson.dumps(header.closing._asdict()) if header.closing else None
         if self.skipped:
             _log().warning(
@@ -301,19 +308,23 @@ class Run:
                 raise CheckpointConflict(f"{self.key} was closed at step {self.step}: nobody commits to it any more")
             json = self._json if json is None else json
             meta = self._meta if meta is None else meta
-            live = [] if self.keep is None else [*self._live, self._next] if self._has_fence else self._live
+            plan = self._ladder.next(self._json, json)
+            live = self._live
+            if self.keep is not None and self._has_fence:
+                live = {**live, self._next: plan.rungs[-1].step if plan.rungs else None}
             record = encode(
                 self.key,
                 self._next,
                 json,
                 writer=self.writer,
+                body=plan.body(),
                 meta=meta,
                 live=live,
                 prev=self._prev,
                 closing=closing,
             )
             self._register()
-            self._open = _Sent(self._next, record, json, meta, live, closing)
+            self._open = _Sent(self._next, record, json, meta, live, plan, closing)
             self._send(self._open, again=False)
             return self.step
 
@@ -370,21 +381,32 @@ class Run:
         self._json = sent.json
         self._meta = sent.meta
         self._live = sent.live
+        self._ladder = sent.plan.ladder(*self._prev)
         self._closing = sent.closing
         self._has_fence = True
         self._retain()
         self._open = None  # last: whatever interrupts this leaves the commit open, to be settled again
 
     def _retain(self) -> None:
-        """Once 2·keep steps have gathered, removes all but the newest keep: one prune for keep commits."""
-        if self.keep is None or len(self._live) < 2 * self.keep:
+        """Once 2·keep steps have gathered, removes all but the newest keep and their bases: one prune for keep commits.
+
+        The newest goes first: interrupted, it leaves nothing without what that needs.
+        """
+        if self.keep is None or len(self._live) - self._only_bases < 2 * self.keep:
             return
+        stay = set(list(self._live)[-self.keep :])
+        for step in tuple(stay):
+            below = self._live.get(step)
+            while below is not None and below not in stay:
+                stay.add(below)
+                below = self._live.get(below)
         try:
-            self._backend.prune(self.key, self._live[: -self.keep])
+            self._backend.prune(self.key, [step for step in reversed(self._live) if step not in stay])
         except Exception as err:  # noqa: BLE001 - the commit is durable: nothing that a backend raises undoes it
             _log().warning("%s: pruning failed and is tried again with the next commit: %s", self.key, err)
         else:
-            self._live = self._live[-self.keep :]
+            self._live = {step: top for step, top in self._live.items() if step in stay}
+            self._only_bases = len(self._live) - self.keep
 
     def _end_episode(self) -> None:
         if self._episode.root not in ("", self.key.checkpoint_id) or not self._closing:

@@ -256,7 +256,7 @@ class Store:
             checkpoint_id: whose state; the same in every process.
             episode_id: the episode to join; None for the newest.
             keep: How many of the newest steps stay at least, 1 to 500; at most twice as many do, besides one record for
-                each restart. None keeps everything.
+                each restart and at most eight that they build on. None keeps everything.
             initial: the state of a new run.
 
         Raises:

@@ -25,6 +25,8 @@ from durable_store import (
     StoreUnavailable,
     record,
 )
+from durable_store.body import Body
+from durable_store.delta import MAX_BASES
 from durable_store.record import meta_json
 from durable_store_backends.memory import MemoryBackend
 
@@ -457,9 +459,14 @@ def test_what_is_kept_while_prunes_fail_never_makes_a_header_too_long(
 def test_a_meta_of_the_largest_size_fits_beside_the_longest_ids_and_the_most_live_steps() -> None:
     key = CheckpointKey("\x01" * 66, 999_999_999, "\x02" * 66)
     meta = meta_json({"a": "x" * (record.MAX_META - 8)})
-    live = range(2**53 - 1 - record.MAX_LIVE, 2**53 - 1)
-    raw = record.encode(key, 2**53 - 1, b"1", writer="w" * 255, meta=meta, live=live, prev=(2**53 - 2, "0" * 64))
-    assert record.decode_header(raw, key, 2**53 - 1).live == tuple(live)
+    steps = range(2**53 - 1 - record.MAX_LIVE, 2**53 - 1)
+    live = {step: steps[0] if step > steps[0] else None for step in steps}
+    body = Body(b"1", ("splice", "zstd"), tuple((step, "0" * 64) for step in steps[-MAX_BASES:]))
+    raw = record.encode(
+        key, 2**53 - 1, b"1", writer="w" * 255, body=body, meta=meta, live=live, prev=(2**53 - 2, "0" * 64)
+    )
+    header = record.decode_header(raw, key, 2**53 - 1)
+    assert dict(zip(header.live, header.tops, strict=True)) == live
 
 
 def test_keep_none_keeps_everything(store: Store) -> None:

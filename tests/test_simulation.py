@@ -381,7 +381,7 @@ def test_without_fences_the_simulation_finds_wrong_worlds(monkeypatch: pytest.Mo
         first = not run._has_fence
         acknowledge(run, sent)
         if first:
-            run._live = [*run._live, run.step]
+            run._live = {**run._live, run.step: None}
 
     monkeypatch.setattr(Run, "_acknowledge", forget_the_fence)
     assert any(map(goes_wrong, range(400)))

@@ -26,9 +26,10 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from secrets import token_hex
 from typing import TYPE_CHECKING, ClassVar, Self, cast
@@ -186,6 +187,11 @@ class S3Backend:
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
         return self._bucket.read(self._name(key, step), first=first)
+
+    def load_all(self, key: CheckpointKey, steps: Sequence[int]) -> list[bytes | None]:
+        """As `load`, of several at the same time: the bases of a delta come in one round."""
+        with ThreadPoolExecutor(min(len(steps), self._at_once)) as pool:
+            return list(pool.map(partial(self.load, key), steps))
 
     def steps(self, key: CheckpointKey) -> list[int]:
         return sorted(self._steps_on(self._pages_of_key(key), key), reverse=True)

@@ -46,6 +46,12 @@ def state_of(step: int) -> dict[str, Any]:
     return {"turn": step, "messages": [{"role": "tool", "content": f"turn {n}"} for n in range(step % 60 + 1)]}
 
 
+def grown_state(turn: int) -> dict[str, Any]:
+    """The state of an agent that has grown by some 2 KB of text in each turn, so that a commit of it is a delta."""
+    said = [hashlib.shake_128(f"turn {n}".encode()).hexdigest(1000) for n in range(turn + 4)]
+    return {"turn": turn, "messages": said, "spent": turn / 7}
+
+
 def one_of_many(backend: Backend, key: CheckpointKey, name: str, number: int, chance: random.Random) -> dict[str, Any]:
     """Does something at one of a few steps; the fields of a `history.Op` that tell about it."""
     step = number // 4 + chance.randrange(3)

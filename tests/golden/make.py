@@ -22,7 +22,7 @@ STATES: dict[str, tuple[CheckpointKey, Any, dict[str, Any]]] = {
 
 
 def main(directory: Path) -> None:
-    """Writes a .ckpt and a .json, what must be read from it, for each state, and for a run's last two records."""
+    """Writes a .ckpt and a .json, what must be read from it, for each state, two records of a run, and its deltas."""
     with open_store("memory://") as store:
         for name, (key, state, meta) in STATES.items():
             store.save(key, 7, state, meta=meta)
@@ -33,6 +33,11 @@ def main(directory: Path) -> None:
             write(store, directory, "commit", run.key, 4)
             run.finish({"answer": 42})
             write(store, directory, "closing", run.key, 5, result={"answer": 42})
+        with store.resume("growing", "worker-0", keep=None) as run:
+            messages = [{"role": "user", "content": f"{n}: {'what is it? ' * (n % 7)}"} for n in range(300)]
+            for n, more in enumerate((200, 201, 202, 290)):
+                run.commit({"turn": n, "messages": messages[:more]})
+                write(store, directory, f"delta-{n}", run.key, n)
 
 
 def write(store: Store, directory: Path, name: str, key: CheckpointKey, step: int, **more: Any) -> None:

@@ -19,9 +19,10 @@ from durable_store import (
     open_store,
 )
 from durable_store.backend import Backend
+from durable_store.record import Header, decode_header
 from durable_store_conformance.process import OtherProcesses
 from durable_store_conformance.registry import KEY, clause
-from durable_store_conformance.work import state_of
+from durable_store_conformance.work import grown_state, state_of
 
 NEWEST = 3
 
@@ -239,3 +240,41 @@ def another_process_finds_the_damage_too(store: Store, backend: Backend, another
     latest = store.latest(KEY)
     assert latest is not None
     assert latest.state == {"on": True}
+
+
+@clause("DS-DAMAGE-08", "A damaged base damages exactly what builds on it.", kind=["body flipped", "empty", "gone"])
+def a_damaged_base_damages_exactly_what_builds_on_it(store: Store, backend: Backend, kind: str) -> None:
+    """And a run goes on past it, from the newest that can be read, with a record that builds on nothing."""
+    steps = range(24)
+    with store.resume("goal", "agent-0", keep=None) as run:
+        for step in steps:
+            run.commit(grown_state(step))
+    bases = {step: [base for base, _ in _header(backend, step).bases] for step in steps}
+    base = bases[steps[-1]][-1]
+    if kind == "gone":
+        backend.prune(KEY, [base])
+    else:
+        _damage(backend, KEY, base, kind)
+    damaged = {step for step in steps if base in bases[step]} | ({base} if kind != "gone" else set())
+    for step in set(steps) - {base}:
+        if step in damaged:
+            with pytest.raises(CheckpointDamaged):
+                store.load(KEY, step)
+        else:
+            assert store.load(KEY, step).state == grown_state(step)
+    with pytest.raises(CheckpointDamaged):
+        store.latest(KEY)
+    with store.resume("goal", "agent-0", keep=None) as run:
+        assert run.state == grown_state(max(set(steps) - damaged - {base}))
+        assert run.skipped == tuple(sorted((step for step in damaged if step > run.step), reverse=True))
+        assert run.commit(grown_state(steps[-1])) == steps[-1] + 1
+    found = store.latest(KEY)
+    assert found is not None
+    assert (found.step, found.state) == (steps[-1] + 1, grown_state(steps[-1]))
+    assert _header(backend, found.step).bases == ()
+
+
+def _header(backend: Backend, step: int) -> Header:
+    record = backend.load(KEY, step)
+    assert record is not None
+    return decode_header(record, KEY, step)

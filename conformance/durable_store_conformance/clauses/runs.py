@@ -5,7 +5,7 @@ import pytest
 from durable_store import CheckpointConflict, CheckpointKey, CheckpointNotFound, Store, open_store
 from durable_store.backend import Backend
 from durable_store_conformance.registry import clause
-from durable_store_conformance.work import state_of
+from durable_store_conformance.work import grown_state, state_of
 
 
 def _committed(store: Store, turns: int, *, keep: int | None = 5, goal: str = "goal") -> CheckpointKey:
@@ -187,6 +187,20 @@ def a_loop_of_restarts_leaves_one_fence_each_and_nothing_else(store: Store, back
     assert len(there) <= 2 * keep + restarts
     assert there[:keep] == [5 * restarts - 1, 5 * restarts - 2]
     assert set(there) >= set(range(0, 5 * restarts, 5)), "a fence is gone"
+
+
+@clause("DS-KEEP-04", "what stays can be read, for what it builds on stays with it", keep=[1, 3])
+def whatever_a_run_keeps_can_be_read(store: Store, backend: Backend, keep: int) -> None:
+    """Of a state that grows a run commits what has changed; its bases stay with it, also over a restart."""
+    for life in range(3):
+        with store.resume("goal", "agent-0", keep=keep) as run:
+            for step in range(10 * life, 10 * life + 10):
+                run.commit(grown_state(step))
+                there = backend.steps(run.key)
+                assert there[: min(keep, step + 1)] == list(range(step, max(step - keep, -1), -1))
+                assert len(there) <= 2 * keep + 8 + life + 1
+        for step in there:
+            assert store.load(run.key, step).state == grown_state(step)
 
 
 @clause("DS-KEEP-03", "None keeps everything.")

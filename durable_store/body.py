@@ -8,9 +8,11 @@ through the pieces of all bases before it copies a byte, so that no state in bet
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import orjson
+
+from durable_store.errors import shown
 
 ENCODINGS = ("splice", "zstd")
 """What this version reads, in this order at most."""
@@ -135,26 +137,33 @@ def _read_pieces(content: bytes, bases: Sequence[int]) -> tuple[list[Piece], byt
     """The pieces that a spliced body lists, literals by their place among the literals; and the literals."""
     end = content.find(b"\n", 0, _MOST_PIECES_LINE)
     try:
-        line: Any = orjson.loads(content[: max(end, 0)])
+        line: object = orjson.loads(content[: max(end, 0)])
     except orjson.JSONDecodeError as err:
         raise ValueError("does not begin with a list of pieces") from err
     literals = content[end + 1 :]
     pieces: list[Piece] = []
     at = 0
-    for each in line if type(line) is list else [None]:
-        match each:
-            case int(length) if type(length) is int and length > 0:
-                pieces.append(Piece(LITERAL, at, length))
-                at += length
-            case [base, offset, length] if all(type(number) is int and number >= 0 for number in each) and (
-                base < len(bases) and length
-            ):
-                pieces.append(Piece(bases[base], offset, length))
-            case _:
-                raise ValueError(f"lists {each!r}, which is no piece"[:120])
+    for each in cast("list[object]", line) if isinstance(line, list) else [line]:
+        piece = _piece(each, bases, at)
+        if piece is None:
+            raise ValueError(f"lists {shown(each)}, which is no piece")
+        pieces.append(piece)
+        at += piece.length if piece.source == LITERAL else 0
     if at != len(literals):
         raise ValueError(f"has {len(literals)} bytes of literals where its pieces have {at}")
     return pieces, literals
+
+
+def _piece(listed: object, bases: Sequence[int], at: int) -> Piece | None:
+    if type(listed) is int:
+        return Piece(LITERAL, at, listed) if listed > 0 else None
+    listed = cast("list[object]", listed) if isinstance(listed, list) else []
+    numbers = [number for number in listed if type(number) is int and number >= 0]
+    if len(numbers) == len(listed) == 3:
+        base, offset, length = numbers
+        if base < len(bases) and length:
+            return Piece(bases[base], offset, length)
+    return None
 
 
 def _unpacked(content: bytes, most: int) -> bytes:

@@ -403,10 +403,10 @@ class _Fields:
 
     def tops(self, live: tuple[int, ...]) -> tuple[int | None, ...]:
         """Of each live step the newest one that it builds on, which is told by how many places it stands before it."""
-        back: list[Any] = self._fields.get("tops", [0] * len(live))
-        if type(back) is not list or len(back) != len(live):
-            self.refuse("tops")
-        if any(type(places) is not int or not 0 <= places <= at for at, places in enumerate(back)):
+        back: tuple[int, ...] = (0,) * len(live)
+        if "tops" in self._fields:
+            back = self.each("tops", lambda places: type(places) is int)
+        if len(back) != len(live) or not all(0 <= places <= at for at, places in enumerate(back)):
             self.refuse("tops")
         return tuple(live[at - places] if places else None for at, places in enumerate(back))
 

@@ -5,7 +5,8 @@ its primary key, the ids as they are. It is made by the first save, beside whate
 nothing else of it is changed, except that the file is switched to WAL mode: that is a property of the file, which
 every program that opens it sees. A new file is private to its user (0600), since states may be.
 
-Durable: WAL with synchronous=FULL, one flush a save. A save that finds its step taken flushes the WAL too: the
+Durable: WAL with synchronous=FULL, one flush a save; threads that save at the same time share a transaction and
+its flush. A save that finds its step taken flushes the WAL too: the
 record may have been left there by a process that was killed before its own flush. Prunes are not flushed by
 themselves: what a power cut takes back is only a removal, and the WAL keeps the order. SQLite 3.7.0 to 3.51.2 can
 corrupt a database in WAL mode (docs/notes/0002): on such a library it is the rollback journal instead.
@@ -27,7 +28,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import SplitResult, unquote
@@ -36,6 +37,7 @@ import apsw
 
 from durable_store.errors import InvalidKey, InvalidURL, StoreUnavailable
 from durable_store.key import CheckpointKey
+from durable_store_backends.sqlite_groups import Groups, Save
 
 _TABLE = "durable_store_checkpoints"
 _CREATE = f"""
@@ -92,6 +94,7 @@ class SqliteBackend:
         self.path = Path(path).absolute()
         self._timeout = timeout
         self._lock = threading.Lock()  # one connection, one transaction at a time
+        self._groups = self._new_groups()
         self._file: tuple[int, int] | None = None
         self._has_table = False  # seen or made: from here on the file must stay what it is
         self._over = ""  # why no verb can work any more
@@ -127,20 +130,7 @@ class SqliteBackend:
         return f"SqliteBackend({str(self.path)!r})"
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
-        with self._connected("save to", create=True) as connection:
-            assert connection is not None  # noqa: S101 - `create` made it
-            self._prepare_to_write(connection)
-            self._flush_commits(connection, "FULL" if self._wal else "EXTRA")
-            with self._transaction(connection, "save to", saving=True):
-                if not self._has_table:
-                    _rows(connection, _CREATE)
-                _rows(connection, f"INSERT {_INTO}", (*_row(key), step, record))
-                there = [] if connection.changes() else _rows(connection, _LOAD, (*_row(key), step))
-            self._has_table = True
-            if not there:
-                return record
-            self._flush_what_is_there(connection)
-            return bytes(there[0][0])
+        return self._groups.save(Save(key, step, record))
 
     def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
         with self._connected("read") as connection:
@@ -215,15 +205,52 @@ class SqliteBackend:
             self._disconnect()
             self._over = self._over or "it is closed"
 
+    def _commit(self, saves: Sequence[Save]) -> None:
+        """All of them in one transaction. Where that fails and nothing was saved, each in its own."""
+        try:
+            self._commit_together(saves)
+        except StoreUnavailable as err:
+            if len(saves) > 1 and not err.maybe_saved and not isinstance(err.__cause__, apsw.BusyError):
+                for save in saves:
+                    self._commit([save])
+                return
+            for save in saves:
+                save.error = StoreUnavailable(str(err), maybe_saved=err.maybe_saved)
+                save.error.__cause__ = err.__cause__
+
+    def _commit_together(self, saves: Sequence[Save]) -> None:
+        with self._connected("save to", create=True) as connection:
+            assert connection is not None  # noqa: S101 - `create` made it
+            self._prepare_to_write(connection)
+            self._flush_commits(connection, "FULL" if self._wal else "EXTRA")
+            taken: dict[Save, bytes] = {}
+            with self._transaction(connection, "save to", saving=True):
+                if not self._has_table:
+                    _rows(connection, _CREATE)
+                for save in saves:
+                    _rows(connection, f"INSERT {_INTO}", (*_row(save.key), save.step, save.record))
+                    if not connection.changes():
+                        [(there,)] = _rows(connection, _LOAD, (*_row(save.key), save.step))
+                        taken[save] = bytes(there)
+            self._has_table = True
+            if taken:
+                self._flush_what_is_there(connection)
+            for save in saves:
+                save.there = taken.get(save, save.record)
+
+    def _new_groups(self) -> Groups:
+        return Groups(self._commit, patience=self._timeout, busy=self._kept_busy("save to"))
+
+    def _kept_busy(self, doing: str) -> str:
+        return f"cannot {doing} {self.path}: other threads of this process kept it busy for {self._timeout:g} s"
+
     @contextlib.contextmanager
     def _connected(self, doing: str, *, create: bool = False) -> Generator[apsw.Connection | None]:
         """The connection, for one verb of one thread; None when there is no file or table to read."""
         with self._one_fork:  # or a thread that saves without a pause would keep the lock from whoever forks
             lock = self._lock
         if not lock.acquire(timeout=self._timeout):
-            raise StoreUnavailable(
-                f"cannot {doing} {self.path}: other threads of this process kept it busy for {self._timeout:g} s"
-            )
+            raise StoreUnavailable(self._kept_busy(doing))
         try:
             with self._translate(doing):
                 yield self._connect(doing, create=create)
@@ -414,6 +441,7 @@ class SqliteBackend:
             if backend not in cls._at_rest:  # in a verb for all that time, or forked inside one
                 backend._abandon()
             backend._lock = threading.Lock()
+            backend._groups = backend._new_groups()
         cls._at_rest.clear()
         cls._one_fork = threading.RLock()
 

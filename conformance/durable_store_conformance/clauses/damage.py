@@ -255,7 +255,7 @@ def a_damaged_base_damages_exactly_what_builds_on_it(store: Store, backend: Back
         backend.prune(KEY, [base])
     else:
         _damage(backend, KEY, base, kind)
-    damaged = {step for step in steps if base in bases[step]} | ({base} if kind != "gone" else set())
+    damaged = {step for step in steps if base in bases[step] or (step == base and kind != "gone")}
     for step in set(steps) - {base}:
         if step in damaged:
             with pytest.raises(CheckpointDamaged):

@@ -161,7 +161,7 @@ def test_each_clause_has_its_number_and_the_words_of_a_promise(clause: Clause) -
     assert re.fullmatch(r"DS-[A-Z]+-\d\d", clause.id)
     assert clause.group.name in GROUPS
     assert clause.examine.__doc__
-    said = (name for name in ("backend", "errors", "key", "record", "run", "store"))
+    said = (name for name in ("backend", "errors", "key", "reading", "record", "run", "store"))
     docstrings = [
         " ".join(text.split()) for name in said for text in docstrings_of(import_module(f"durable_store.{name}"))
     ]

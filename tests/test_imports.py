@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# cli → runtime → aio → run → store → {episode, reading, record, backend} → {state, key, errors}.
+# cli → runtime → aio → run → store → {episode, reading, record, backend} → {state, delta, key, body, errors}.
 LAYERS = [
-    {"errors"},
-    {"key"},
-    {"state"},
+    {"errors", "zstd"},
+    {"key", "body"},
+    {"state", "delta"},
     {"backend", "record"},
     {"reading"},
     {"episode"},

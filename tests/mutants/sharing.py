@@ -106,6 +106,7 @@ class SharesAConnectionAcrossFork(SqliteBackend):
 
     def _renew_locks(self) -> None:
         self._lock = threading.Lock()
+        self._groups = self._new_groups()
         self._in_the_middle = threading.Event()
 
     @contextmanager

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -699,6 +700,35 @@ def test_a_save_flushes_once_and_a_prune_not_at_all(tmp_path: Path, record_figur
     extra = sum(many.values()) - sum(few.values())
     record_figure(f"{extra} flushes for 100 saves and 20 prunes")
     assert extra == 100
+
+
+def test_saves_of_threads_at_the_same_time_share_flushes(tmp_path: Path, record_figure: Callable[[str], None]) -> None:
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(lambda step: backend.save(KEY, step, b"x" * 200), range(int(sys.argv[2]))))
+print("{}", flush=True)
+os._exit(0)
+"""
+    alone = sum(flushes(tmp_path, program, tmp_path / "alone.db", "1").values())
+    shared = sum(flushes(tmp_path, program, tmp_path / "shared.db", "800").values()) - alone
+    record_figure(f"{shared} flushes for 800 saves of 16 threads")
+    assert shared < 400
+
+
+def test_an_error_of_one_save_touches_none_that_are_saved_at_the_same_time(backend: SqliteBackend) -> None:
+    beyond = 2**70
+
+    def save(step: int) -> bytes | str:
+        try:
+            return backend.save(KEY, beyond if step % 10 == 3 else step, b"%d" % step)
+        except OverflowError:
+            return "refused"
+
+    with ThreadPoolExecutor(16) as pool:
+        said = list(pool.map(save, range(400)))
+    assert said == ["refused" if step % 10 == 3 else b"%d" % step for step in range(400)]
+    assert len(backend.steps(KEY)) == 360
 
 
 def test_a_save_that_finds_its_step_taken_flushes_too(tmp_path: Path) -> None:

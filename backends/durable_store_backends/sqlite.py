@@ -211,12 +211,20 @@ class SqliteBackend:
             self._commit_together(saves)
         except StoreUnavailable as err:
             if len(saves) > 1 and not err.maybe_saved and not isinstance(err.__cause__, apsw.BusyError):
-                for save in saves:
-                    self._commit([save])
+                self._commit_one_by_one(saves)
                 return
             for save in saves:
                 save.error = StoreUnavailable(str(err), maybe_saved=err.maybe_saved)
                 save.error.__cause__ = err.__cause__
+        except Exception as err:  # noqa: BLE001 - it is of one save, and told to the thread that asked for that one
+            if len(saves) > 1:
+                self._commit_one_by_one(saves)
+            else:
+                saves[0].error = err
+
+    def _commit_one_by_one(self, saves: Sequence[Save]) -> None:
+        for save in saves:
+            self._commit([save])
 
     def _commit_together(self, saves: Sequence[Save]) -> None:
         with self._connected("save to", create=True) as connection:

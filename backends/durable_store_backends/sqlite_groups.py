@@ -20,24 +20,32 @@ class Save:
         key, step, record: what is to be saved.
         there: the record that is there afterwards.
         error: why that is not known.
+        taken: whether a group has it that is being committed.
+        given_up: whether its thread waits no more: it was interrupted.
     """
 
-    __slots__ = ("error", "key", "record", "step", "taken", "there", "turn")
+    __slots__ = ("error", "given_up", "key", "record", "step", "taken", "there", "turn")
 
     def __init__(self, key: CheckpointKey, step: int, record: bytes) -> None:
         self.key = key
         self.step = step
         self.record = record
         self.there: bytes | None = None
-        self.error: StoreUnavailable | None = None
+        self.error: Exception | None = None
         self.taken = False
-        self.turn = threading.Lock()
+        self.given_up = False
+        self.turn = threading.Lock()  # an Event would cost five times as much
         self.turn.acquire()
 
     @property
     def is_done(self) -> bool:
         """Whether it is known what came of it."""
         return self.there is not None or self.error is not None
+
+    def wake(self) -> None:
+        """Ends the wait of its thread, which may have ended already."""
+        if self.turn.locked():
+            self.turn.release()
 
 
 class Groups:
@@ -59,13 +67,15 @@ class Groups:
         """The record that is there afterwards.
 
         Raises:
-            StoreUnavailable: of this save.
+            StoreUnavailable, and whatever else is wrong with this save.
         """
         with self._lock:
             self._waiting.append(save)
-            self._leader = self._leader or save
+            leads = self._leader is None
+            if leads:
+                self._leader = save
         try:
-            if self._leader is not save:
+            if not leads:
                 self._await_turn(save)
             if not save.is_done:
                 self._lead()
@@ -78,15 +88,13 @@ class Groups:
 
     def _await_turn(self, save: Save) -> None:
         """Returns when the save is done, or is to lead."""
-        if save.turn.acquire(timeout=self._patience):
-            return
-        with self._lock:
-            given_up = not save.taken and self._leader is not save
-            if given_up:
-                self._waiting.remove(save)
-        if given_up:
-            raise StoreUnavailable(self._busy)
-        save.turn.acquire()
+        while not save.turn.acquire(timeout=self._patience):
+            with self._lock:
+                if save.is_done or self._leader is save:  # and whoever was to wake us was interrupted
+                    return
+                if not save.taken:
+                    self._waiting.remove(save)
+                    raise StoreUnavailable(self._busy)
 
     def _lead(self) -> None:
         with self._lock:
@@ -97,19 +105,20 @@ class Groups:
             self._commit(group)
         finally:
             with self._lock:
-                self._waiting = [save for save in self._waiting if not save.is_done]
+                self._waiting = [save for save in self._waiting if not (save.is_done or save.given_up)]
                 for save in group:
                     save.taken = False
             for save in group:
                 if save.is_done:
-                    save.turn.release()
+                    save.wake()
 
     def _leave(self, save: Save) -> None:
         """Whatever has become of it: it waits no more, and if it led, the first of those who wait does now."""
         with self._lock:
+            save.given_up = not save.is_done
             if save in self._waiting and not save.taken:
                 self._waiting.remove(save)
             if self._leader is save:
                 self._leader = self._waiting[0] if self._waiting else None
                 if self._leader:
-                    self._leader.turn.release()
+                    self._leader.wake()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from durable_store import CheckpointKey, StoreUnavailable
-from durable_store_backends.sqlite_groups import Groups, Save
+from durable_store_backends.sqlite_groups import Change, Groups, Save
 
 KEY = CheckpointKey("goal", 0, "agent-0")
 
@@ -25,20 +25,22 @@ class Commits:
         self._gathered = Groups(self._commit, patience=patience, busy="kept busy")
 
     def save(self, step: int) -> bytes:
-        return self._gathered.save(Save(KEY, step, b"%d" % step))
+        save = Save(KEY, step, b"%d" % step)
+        self._gathered.do(save)
+        return save.there
 
     def wait_for(self, count: int) -> None:
         """Until so many wait, or are being committed."""
         while len(self._gathered._waiting) < count:
             threading.Event().wait(0.001)
 
-    def _commit(self, saves: Sequence[Save]) -> None:
+    def _commit(self, changes: Sequence[Change]) -> None:
         self.begun.release()
         assert self.may_end.wait(30)
-        self.groups.append([save.step for save in saves])
+        self.groups.append([change.step for change in changes if isinstance(change, Save)])
         self._fails(self.groups[-1])
-        for save in saves:
-            save.there = save.record
+        for change in changes:
+            change.is_done = True
 
 
 def test_those_who_come_while_one_commits_are_committed_together() -> None:

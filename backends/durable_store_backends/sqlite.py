@@ -29,6 +29,7 @@ import threading
 import time
 import weakref
 from collections.abc import Collection, Generator, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import SplitResult, unquote
@@ -37,7 +38,7 @@ import apsw
 
 from durable_store.errors import InvalidKey, InvalidURL, StoreUnavailable
 from durable_store.key import CheckpointKey
-from durable_store_backends.sqlite_groups import Groups, Save
+from durable_store_backends.sqlite_groups import Change, Groups, Prune, Save
 
 _TABLE = "durable_store_checkpoints"
 _CREATE = f"""
@@ -45,7 +46,7 @@ _CREATE = f"""
         goal TEXT NOT NULL, episode INTEGER NOT NULL, checkpoint TEXT NOT NULL, step INTEGER NOT NULL,
         record BLOB NOT NULL, PRIMARY KEY (goal, episode, checkpoint, step)
     )"""
-_INTO = f"INTO {_TABLE} VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_INTO = f"INTO {_TABLE}"
 _OF_KEY = f"FROM {_TABLE} WHERE goal = ? AND episode = ? AND checkpoint = ?"
 # CAST: text that a person's UPDATE left there comes back as bytes, and is found damaged where records are read.
 _LOAD = f"SELECT CAST(record AS BLOB) {_OF_KEY} AND step = ?"
@@ -54,6 +55,7 @@ _DISTINCT = f"DISTINCT goal, episode, checkpoint FROM {_TABLE}"
 _AFTER = "(goal, episode, checkpoint) > (?, ?, ?) ORDER BY goal, episode, checkpoint LIMIT 500"
 _AFTER_IN_GOAL = "goal = ? AND (episode, checkpoint) > (?, ?) ORDER BY episode, checkpoint LIMIT 500"
 
+_AT_ONCE = 500  # steps in one statement
 _MOST_SECONDS = 86400.0
 _VACUUM_ABOVE = 1024 * 1024  # bytes free, beside three quarters of the file
 _VACUUM_PAGES = 4096  # a step of it holds the write lock for 0.05 to 0.2 s
@@ -130,7 +132,9 @@ class SqliteBackend:
         return f"SqliteBackend({str(self.path)!r})"
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
-        return self._groups.save(Save(key, step, record))
+        save = Save(key, step, record)
+        self._groups.do(save)
+        return save.there
 
     def latest(self, key: CheckpointKey) -> tuple[int, bytes] | None:
         with self._connected("read") as connection:
@@ -141,17 +145,12 @@ class SqliteBackend:
             return None
 
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
-        with self._connected("prune") as connection:
-            if connection is None:
-                return
-            self._prepare_to_write(connection)
-            self._flush_commits(connection, "NORMAL" if self._wal else "EXTRA")
-            with self._transaction(connection, "prune"):
-                for step in steps:
-                    _rows(connection, f"DELETE {_OF_KEY} AND step = ?", (*_row(key), step))
-        # The records are gone, which is all that was asked; the next prune tries again to make the file smaller.
-        with contextlib.suppress(StoreUnavailable):
-            self._give_back_space()
+        prune = Prune(key, steps)
+        self._groups.do(prune)
+        if prune.leaves_room:
+            # The records are gone, which is all that was asked; the next prune tries again to make the file smaller.
+            with contextlib.suppress(StoreUnavailable):
+                self._give_back_space()
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
         with self._connected("read") as connection:
@@ -205,46 +204,67 @@ class SqliteBackend:
             self._disconnect()
             self._over = self._over or "it is closed"
 
-    def _commit(self, saves: Sequence[Save]) -> None:
-        """All of them in one transaction. Where that fails and nothing was saved, each in its own."""
+    def _commit(self, changes: Sequence[Change]) -> None:
+        """All of them in one transaction. Where that fails and nothing was changed, each in its own."""
         try:
-            self._commit_together(saves)
+            self._commit_together(changes)
         except StoreUnavailable as err:
-            if len(saves) > 1 and not err.maybe_saved and not isinstance(err.__cause__, apsw.BusyError):
-                self._commit_one_by_one(saves)
+            if len(changes) > 1 and not err.maybe_saved and not isinstance(err.__cause__, apsw.BusyError):
+                self._commit_one_by_one(changes)
                 return
-            for save in saves:
-                save.error = StoreUnavailable(str(err), maybe_saved=err.maybe_saved)
-                save.error.__cause__ = err.__cause__
-        except Exception as err:  # noqa: BLE001 - it is of one save, and told to the thread that asked for that one
-            if len(saves) > 1:
-                self._commit_one_by_one(saves)
+            for change in changes:
+                error = StoreUnavailable(str(err), maybe_saved=err.maybe_saved and isinstance(change, Save))
+                error.__cause__ = err.__cause__
+                change.fail(error)
+        except Exception as err:  # noqa: BLE001 - it is of one change, and told to the thread that asked for that one
+            if len(changes) > 1:
+                self._commit_one_by_one(changes)
             else:
-                saves[0].error = err
+                changes[0].fail(err)
 
-    def _commit_one_by_one(self, saves: Sequence[Save]) -> None:
+    def _commit_one_by_one(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._commit([change])
+
+    def _commit_together(self, changes: Sequence[Change]) -> None:
+        saves = [change for change in changes if isinstance(change, Save)]
+        prunes = [change for change in changes if isinstance(change, Prune)]
+        doing = "save to" if saves else "prune"
+        with self._connected(doing, create=bool(saves)) as connection:
+            if connection is not None:
+                self._prepare_to_write(connection)
+                self._flush_commits(connection, "EXTRA" if not self._wal else "FULL" if saves else "NORMAL")
+                with self._transaction(connection, doing, saving=bool(saves)):
+                    all_are_ours = self._insert(connection, saves) if saves else True
+                    for prune in prunes:
+                        self._delete(connection, prune)
+                self._has_table = True
+                if not all_are_ours:
+                    self._flush_what_is_there(connection)
+                if prunes:
+                    prunes[0].leaves_room = self._leaves_room(connection)
+        for change in changes:
+            change.is_done = True
+
+    def _insert(self, connection: apsw.Connection, saves: Sequence[Save]) -> bool:
+        """Whether each of the records is there by us; otherwise they are told what is."""
+        if not self._has_table:
+            _rows(connection, _CREATE)
+        # One statement for all rows: each lets go of the interpreter, which other threads are after.
+        insert = f"INSERT {_INTO} VALUES {_list_of('(?, ?, ?, ?, ?)', saves)} ON CONFLICT DO NOTHING"  # noqa: S608
+        rows = [(*_row(save.key), save.step, save.record) for save in saves]
+        _rows(connection, insert, tuple(chain.from_iterable(rows)))
+        if connection.changes() == len(saves):
+            return True
         for save in saves:
-            self._commit([save])
+            [(there,)] = _rows(connection, _LOAD, (*_row(save.key), save.step))
+            save.there = bytes(there)
+        return False
 
-    def _commit_together(self, saves: Sequence[Save]) -> None:
-        with self._connected("save to", create=True) as connection:
-            assert connection is not None  # noqa: S101 - `create` made it
-            self._prepare_to_write(connection)
-            self._flush_commits(connection, "FULL" if self._wal else "EXTRA")
-            taken: dict[Save, bytes] = {}
-            with self._transaction(connection, "save to", saving=True):
-                if not self._has_table:
-                    _rows(connection, _CREATE)
-                for save in saves:
-                    _rows(connection, f"INSERT {_INTO}", (*_row(save.key), save.step, save.record))
-                    if not connection.changes():
-                        [(there,)] = _rows(connection, _LOAD, (*_row(save.key), save.step))
-                        taken[save] = bytes(there)
-            self._has_table = True
-            if taken:
-                self._flush_what_is_there(connection)
-            for save in saves:
-                save.there = taken.get(save, save.record)
+    def _delete(self, connection: apsw.Connection, prune: Prune) -> None:
+        for start in range(0, len(prune.steps), _AT_ONCE):
+            steps = prune.steps[start : start + _AT_ONCE]
+            _rows(connection, f"DELETE {_OF_KEY} AND step IN ({_list_of('?', steps)})", (*_row(prune.key), *steps))
 
     def _new_groups(self) -> Groups:
         return Groups(self._commit, patience=self._timeout, busy=self._kept_busy("save to"))
@@ -384,22 +404,25 @@ class SqliteBackend:
             raise
 
     def _give_back_space(self) -> None:
-        """Makes the file smaller when most of it is free: in steps, between which others get their turn."""
-        begun = False
+        """Makes the file smaller: in steps, between which others get their turn."""
         while True:
             started = time.monotonic()
             with self._connected("prune") as connection:
-                if connection is None:
-                    return
-                free = int(_pragma(connection, "freelist_count"))
-                few = free * 4 <= 3 * int(_pragma(connection, "page_count"))
-                if free == 0 or (not begun and (few or free * int(_pragma(connection, "page_size")) < _VACUUM_ABOVE)):
+                free = int(_pragma(connection, "freelist_count")) if connection else 0
+                if connection is None or free == 0:
                     return
                 _rows(connection, f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
                 if int(_pragma(connection, "freelist_count")) == free:  # a database without auto_vacuum
                     return
-            begun = True
             time.sleep(time.monotonic() - started)
+
+    def _leaves_room(self, connection: apsw.Connection) -> bool:
+        """Whether most of the file is free, and so much that it is worth while to make it smaller."""
+        free = int(_pragma(connection, "freelist_count"))
+        return (
+            free * 4 > 3 * int(_pragma(connection, "page_count"))
+            and free * int(_pragma(connection, "page_size")) >= _VACUUM_ABOVE
+        )
 
     @contextlib.contextmanager
     def _translate(self, doing: str) -> Generator[None]:
@@ -496,6 +519,10 @@ def _create_private(path: Path) -> None:
             os.mknod(path, 0o600 | stat.S_IFREG)
         except PermissionError:  # macOS lets only root do that
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _list_of(each: str, things: Sequence[object]) -> str:
+    return ", ".join([each] * len(things))
 
 
 def _row(key: CheckpointKey) -> tuple[str, int, str]:

@@ -39,3 +39,7 @@ clean:
 .PHONY: scorecard
 scorecard: .venv/ready  ## asks checkpoint stores of other projects, writes docs/SCORECARD.md
 	$(BIN)/python -m benchmarks.scorecard
+
+.PHONY: bench
+bench: .venv/ready  ## what a commit costs, beside peers and floors, into docs/BENCHMARKS.md; takes about an hour
+	$(BIN)/python -m benchmarks.bench

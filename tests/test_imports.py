@@ -4,10 +4,13 @@ import ast
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from durable_store import backend
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +83,18 @@ def test_importing_the_package_loads_no_optional_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {module.split(".")[0] for module in done.stdout.split()}
     assert loaded.isdisjoint({"boto3", "botocore", "fsspec", "typer", "click", "rich", "apsw", "pytest"})
+
+
+def test_opening_a_store_of_ours_does_not_look_through_what_is_installed() -> None:
+    code = "import sys, durable_store; durable_store.open_store('sqlite:///a.db'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "importlib.metadata" not in done.stdout.split()
+
+
+def test_our_schemes_are_those_of_our_entry_points() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["entry-points"][backend.ENTRY_POINTS]
+    assert {name: where for name, where in named.items() if name != "fsspec"} == backend._OURS
 
 
 def cpu_seconds(code: str) -> float:

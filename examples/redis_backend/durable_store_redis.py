@@ -11,6 +11,7 @@ it answers, that may drop records, or that forbids CONFIG GET and so does not te
 Limits: one server, so what a failover loses is lost. REDIS_PASSWORD and REDIS_USERNAME are in the environment.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -25,19 +26,18 @@ from durable_store.errors import InvalidURL, StoreUnavailable
 from durable_store.key import CheckpointKey, storage_name, storage_path
 
 # KEYS are a key's records, its steps, and all keys; ARGV[1] is a step, in _PRUNE the key's path before its steps.
-_SAVE = """
-local there = redis.call('HGET', KEYS[1], ARGV[1]) if there then return there end
+_SAVE = """local there = redis.call('HGET', KEYS[1], ARGV[1]) if there then return there end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[1], ARGV[1])
 redis.call('ZADD', KEYS[3], 0, ARGV[3])"""
-_LATEST = """
-local step = redis.call('ZREVRANGE', KEYS[2], 0, 0)[1]
+_LATEST = """local step = redis.call('ZREVRANGE', KEYS[2], 0, 0)[1]
 return step and {step, redis.call('HGET', KEYS[1], step)}"""
 _LOAD = "local record = redis.call('HGET', KEYS[1], ARGV[1]) return record and record:sub(1, ARGV[2])"
 _PRUNE = """
 for i = 2, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) redis.call('ZREM', KEYS[2], ARGV[i]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('ZREM', KEYS[3], ARGV[1]) end"""
 _NEEDS = ("appendonly yes", "appendfsync always", "no-appendfsync-on-rewrite no", "maxmemory-policy noeviction")
+codecs.lookup("idna")  # or the first connection imports it, and a child that is forked meanwhile waits for ever
 
 
 class RedisBackend:

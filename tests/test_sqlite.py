@@ -21,6 +21,7 @@ import pytest
 from durable_store import CheckpointKey, InvalidURL, StoreUnavailable
 from durable_store_backends import sqlite
 from durable_store_backends.sqlite import SqliteBackend
+from durable_store_backends.sqlite_groups import Save
 
 KEY = CheckpointKey("g-42", 0, "orchestrator-0")
 PRELUDE = """
@@ -729,6 +730,31 @@ def test_an_error_of_one_save_touches_none_that_are_saved_at_the_same_time(backe
         said = list(pool.map(save, range(400)))
     assert said == ["refused" if step % 10 == 3 else b"%d" % step for step in range(400)]
     assert len(backend.steps(KEY)) == 360
+
+
+def test_a_save_that_is_tried_again_alone_is_told_what_is_there_then(backend: SqliteBackend) -> None:
+    """Not what it was told by the transaction with others that was rolled back."""
+    save = Save(KEY, 0, b"ours")
+    save.there = b"of another, which was rolled back"
+    backend._commit([save])
+    assert (save.is_done, save.error, save.there) == (True, None, b"ours")
+    assert backend.load(KEY, 0) == b"ours"
+
+
+def test_what_was_committed_may_be_saved_when_the_flush_after_it_fails(
+    backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One finds its step taken, and the flush that this takes fails; the other is there all the same."""
+    backend.save(KEY, 0, b"first")
+    new, late = Save(KEY, 1, b"new"), Save(KEY, 0, b"late")
+
+    def fails(_file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    backend._commit([new, late])
+    assert [isinstance(save.error, StoreUnavailable) and save.error.maybe_saved for save in (new, late)] == [True, True]
+    assert backend.load(KEY, 1) == b"new"
 
 
 def test_a_save_that_finds_its_step_taken_flushes_too(tmp_path: Path) -> None:

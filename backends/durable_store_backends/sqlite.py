@@ -5,11 +5,11 @@ its primary key, the ids as they are. It is made by the first save, beside whate
 nothing else of it is changed, except that the file is switched to WAL mode: that is a property of the file, which
 every program that opens it sees. A new file is private to its user (0600), since states may be.
 
-Durable: WAL with synchronous=FULL, one flush a save; threads that save at the same time share a transaction and
-its flush. A save that finds its step taken flushes the WAL too: the
-record may have been left there by a process that was killed before its own flush. Prunes are not flushed by
-themselves: what a power cut takes back is only a removal, and the WAL keeps the order. SQLite 3.7.0 to 3.51.2 can
-corrupt a database in WAL mode (docs/notes/0002): on such a library it is the rollback journal instead.
+Durable: WAL with synchronous=FULL, one flush a save; threads that save or prune at the same time share a transaction
+and its flush. A save that finds its step taken flushes the WAL too: the record may have been left there by a process
+that was killed before its own flush. Prunes are not flushed by themselves: what a power cut takes back is only a
+removal, and the WAL keeps the order. SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode (docs/notes/0002): on
+such a library it is the rollback journal instead.
 
 Limits: one writer at a time, whoever waits for longer than `timeout` seconds (30) gets StoreUnavailable. No network
 file systems: WAL needs memory shared by all who have the file open, and a directory that can be written also to
@@ -46,7 +46,7 @@ _CREATE = f"""
         goal TEXT NOT NULL, episode INTEGER NOT NULL, checkpoint TEXT NOT NULL, step INTEGER NOT NULL,
         record BLOB NOT NULL, PRIMARY KEY (goal, episode, checkpoint, step)
     )"""
-_INTO = f"INTO {_TABLE}"
+_INSERT = f"INSERT INTO {_TABLE} VALUES "  # noqa: S608 - only parameters follow
 _OF_KEY = f"FROM {_TABLE} WHERE goal = ? AND episode = ? AND checkpoint = ?"
 # CAST: text that a person's UPDATE left there comes back as bytes, and is found damaged where records are read.
 _LOAD = f"SELECT CAST(record AS BLOB) {_OF_KEY} AND step = ?"
@@ -241,7 +241,7 @@ class SqliteBackend:
                 self._has_table = True
                 if not all_are_ours:
                     self._flush_what_is_there(connection)
-                if prunes:
+                if prunes:  # one of them makes the file smaller for all
                     prunes[0].leaves_room = self._leaves_room(connection)
         for change in changes:
             change.is_done = True
@@ -251,15 +251,16 @@ class SqliteBackend:
         if not self._has_table:
             _rows(connection, _CREATE)
         # One statement for all rows: each lets go of the interpreter, which other threads are after.
-        insert = f"INSERT {_INTO} VALUES {_list_of('(?, ?, ?, ?, ?)', saves)} ON CONFLICT DO NOTHING"  # noqa: S608
         rows = [(*_row(save.key), save.step, save.record) for save in saves]
+        insert = _INSERT + _list_of("(?, ?, ?, ?, ?)", saves) + " ON CONFLICT DO NOTHING"
         _rows(connection, insert, tuple(chain.from_iterable(rows)))
-        if connection.changes() == len(saves):
-            return True
+        all_are_ours = connection.changes() == len(saves)
         for save in saves:
-            [(there,)] = _rows(connection, _LOAD, (*_row(save.key), save.step))
-            save.there = bytes(there)
-        return False
+            save.there = save.record  # also when it was tried before, together with others
+            if not all_are_ours:
+                [(there,)] = _rows(connection, _LOAD, (*_row(save.key), save.step))
+                save.there = bytes(there)
+        return all_are_ours
 
     def _delete(self, connection: apsw.Connection, prune: Prune) -> None:
         for start in range(0, len(prune.steps), _AT_ONCE):
@@ -267,7 +268,7 @@ class SqliteBackend:
             _rows(connection, f"DELETE {_OF_KEY} AND step IN ({_list_of('?', steps)})", (*_row(prune.key), *steps))
 
     def _new_groups(self) -> Groups:
-        return Groups(self._commit, patience=self._timeout, busy=self._kept_busy("save to"))
+        return Groups(self._commit, patience=self._timeout, busy=self._kept_busy("write to"))
 
     def _kept_busy(self, doing: str) -> str:
         return f"cannot {doing} {self.path}: other threads of this process kept it busy for {self._timeout:g} s"
@@ -375,12 +376,16 @@ class SqliteBackend:
         """Makes a record durable that another process may have been killed over, between its write and its flush."""
         # SQLite holds no lock on the -wal file, so that closing it here drops none. Without WAL the last step of a
         # commit is that the journal leaves the directory.
-        with contextlib.suppress(FileNotFoundError):
+        try:
             file = os.open(connection.filename_wal if self._wal else self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(file)
             finally:
                 os.close(file)
+        except FileNotFoundError:
+            return
+        except OSError as err:  # what was saved in the same transaction is there
+            raise self._unavailable("save to", err, maybe_saved=True) from err
 
     @contextlib.contextmanager
     def _transaction(self, connection: apsw.Connection, doing: str, *, saving: bool = False) -> Generator[None]:
@@ -418,11 +423,12 @@ class SqliteBackend:
 
     def _leaves_room(self, connection: apsw.Connection) -> bool:
         """Whether most of the file is free, and so much that it is worth while to make it smaller."""
-        free = int(_pragma(connection, "freelist_count"))
-        return (
-            free * 4 > 3 * int(_pragma(connection, "page_count"))
-            and free * int(_pragma(connection, "page_size")) >= _VACUUM_ABOVE
-        )
+        try:
+            free = int(_pragma(connection, "freelist_count"))
+            pages, size = int(_pragma(connection, "page_count")), int(_pragma(connection, "page_size"))
+        except apsw.Error:  # what was to be done has been committed
+            return False
+        return free * 4 > 3 * pages and free * size >= _VACUUM_ABOVE
 
     @contextlib.contextmanager
     def _translate(self, doing: str) -> Generator[None]:

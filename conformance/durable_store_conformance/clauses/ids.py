@@ -159,8 +159,7 @@ def confusable_ids_are_kept_apart(backend: Backend, url: str, part: str, names: 
         keys = [CheckpointKey("goal", 0, name) for name in names]
     for key in keys:
         assert backend.save(key, 0, _record(key)) == _record(key), f"{key!r} meets another key"
-    for key in keys:
-        assert backend.load(key, 0) == _record(key)
+    _all_are_there(backend, keys)
     another = open_backend(url)
     try:
         _all_are_there(another, keys)

@@ -20,7 +20,7 @@ check: .venv/ready
 prove: .venv/ready  ## the long proofs, with a figure each; never part of CI
 	$(BIN)/pytest -m prove --prove -n 2 --dist worksteal -q
 
-matrix: .venv/ready  ## which clause finds which broken backend out, into docs/CONFORMANCE.md; takes half an hour
+matrix: .venv/ready  ## which clause finds which broken backend out, into docs/CONFORMANCE.md; takes an hour
 	$(BIN)/python -m tests.mutants.matrix
 
 clean:

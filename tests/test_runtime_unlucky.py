@@ -123,30 +123,28 @@ def test_an_episode_of_runs_of_their_own_is_not_gone_on_with(store: Store) -> No
 
 
 def test_of_two_processes_one_goes_on_with_the_attempts(store: Store) -> None:
+    """The other one has seen the attempt begun, or both could begin it, and one be refused before it acts."""
     acted: list[int] = []
-    both_act = asyncio.Barrier(2)
-
-    def make_agent(attempt: int) -> Agent:
-        async def act(turn: Turn) -> None:
-            acted.append(attempt)
-            if attempt == 1 and acted.count(1) <= 2:
-                await both_act.wait()
-            turn.finish(attempt)
-
-        return Agent("o", act)
 
     async def both() -> list[Any]:
-        scoring, awake = asyncio.Event(), asyncio.Event()
+        begun, both_act = asyncio.Event(), asyncio.Barrier(2)
 
-        async def slow_score(result: int) -> int:
-            scoring.set()
-            await awake.wait()
-            return result
+        def make_agent(attempt: int) -> Agent:
+            async def act(turn: Turn) -> None:
+                acted.append(attempt)
+                if attempt == 1:
+                    begun.set()
+                    await both_act.wait()
+                turn.finish(attempt)
 
-        old = asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=slow_score, store=store))
-        await scoring.wait()
-        new = asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=itself, store=store))
-        awake.set()
+            return Agent("o", act)
+
+        def process() -> "asyncio.Future[BestOfN]":
+            return asyncio.ensure_future(run_goal_best_of_n("g", make_agent, 3, score=itself, store=store))
+
+        old = process()
+        await begun.wait()
+        new = process()
         return list(await asyncio.gather(old, new, return_exceptions=True))
 
     came = asyncio.run(both())
@@ -155,24 +153,31 @@ def test_of_two_processes_one_goes_on_with_the_attempts(store: Store) -> None:
     assert "g/1/o-0" in str(conflict)
     assert best.winner.result == 2
     assert acted == [0, 1, 1, 2]
-    assert attempts(make_agent, 3, store).winner == best.winner
-    statuses = [episode.status for episode in store.episodes("g")]
-    assert [status for status in statuses if status != "deleted"] == ["finished"] * 3
+    assert attempts(lambda _: Agent("o", finishes), 3, store).winner == best.winner
+    assert [episode.status for episode in store.episodes("g")] == ["finished"] * 3
 
 
-def test_an_attempt_keeps_its_episode_whoever_began_it_first(store: Store) -> None:
+def test_an_attempt_keeps_its_episode_whoever_began_it_first() -> None:
     """Of two processes that give an attempt an episode at the same time, the slower takes that of the other."""
+
+    class Overtaken(MemoryBackend):
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            if key.checkpoint_id == claims.ATTEMPTS_ID and not others:
+                others.append(Store(self).start_episode("g", root="o-0"))
+                assert claims.claim(self, "g", 0, others[0]) == others[0]
+            return super().save(key, step, record)
+
+    others: list[int] = []
     acted: list[int] = []
 
     async def act(turn: Turn) -> None:
         acted.append(turn.context.episode_id)
         turn.finish()
 
-    store.start_episode("g", root="o-0")
-    assert claims.claim(store.backend, "g", 0, 0) == 0
-    assert claims.claim(store.backend, "g", 0, 7) == 0
-    assert attempts(lambda _: Agent("o", act), 1, store, score=bool).winner.episode_id == 0
-    assert acted == [0]
+    store = Store(Overtaken())
+    assert attempts(lambda _: Agent("o", act), 1, store, score=bool).winner.episode_id == 1
+    assert acted == others == [1]
+    assert [episode.status for episode in store.episodes("g")] == ["finished", "deleted"]
 
 
 def test_attempts_that_another_process_has_finished_meanwhile_are_neither_run_nor_forgotten(store: Store) -> None:

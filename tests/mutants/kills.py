@@ -1,6 +1,7 @@
 """Mistakes that a kill brings to light, or storage that is out of reach: nothing else may notice them."""
 
 import fcntl
+import os
 import threading
 import time
 from collections.abc import Collection, Generator
@@ -30,6 +31,20 @@ class ForgetsTheLastWrite(FileBackend):
         if last:
             FileBackend(self.path).save(*last)
         return super()._open()
+
+
+@caught_by("DS-FRESH-07")
+class TakesOverFromTheDead(FileBackend):
+    """Takes what is there, once the process that made the store is gone, for a try that failed: writes over it."""
+
+    def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+        last = self.path.with_name(f"{self.path.name}.writer")
+        with suppress(OSError):  # where there is no store
+            if not last.exists():
+                last.write_text(str(os.getpid()))
+            if not Path("/proc", last.read_text()).exists():
+                self.prune(key, [step])
+        return super().save(key, step, record)
 
 
 @caught_by("DS-KILL-02")

@@ -25,7 +25,7 @@ from durable_store_conformance.registry import Clause, NotEvaluable
 from tests.mutants import BROKEN, GOOD, INSTALLED, MUTANTS
 from tests.mutants.document import DOCUMENT, HEADING, Row, Verdict, matrix, words
 
-LIMIT = 90
+LIMIT = 45
 """Seconds for all cases of a clause on one backend."""
 
 

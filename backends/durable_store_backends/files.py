@@ -13,7 +13,7 @@ kill at any moment leaves nothing over. Where O_TMPFILE is missing the temporary
 leave that behind. A power cut may bring back what retention removed, never what a delete removed.
 
 Limits: the file system must have hard links, and it must be local: network file systems promise less of all this.
-`latest` and `steps` list one directory: about 0.5 µs for each step kept. Empty directories stay.
+`latest` and `steps` list one directory: 0.3 to 0.7 µs for each step kept. Empty directories stay.
 """
 
 import errno
@@ -21,7 +21,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -121,11 +121,11 @@ class FileBackend:
         directory = self._directory(key)
         with _translate("read", directory):
             for _ in range(_TRIES):
-                steps = _steps(directory)
-                step = max(steps, default=None)
+                names = _names(directory)
+                step = _highest(names)
                 if step is None:
                     return None
-                if len(steps) > _LISTED_AT_ONCE and step != max(_steps(directory), default=None):
+                if len(names) > _LISTED_AT_ONCE and step != _highest(_names(directory)):
                     continue
                 path = f"{directory}/{_file_name(step)}"
                 with _translate("read", path):
@@ -139,13 +139,13 @@ class FileBackend:
     def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
         directory = self._directory(key)
         with _translate("prune", directory):
-            there = _steps(directory)
-            if not there:
+            highest = _highest(_names(directory))
+            if highest is None:
                 return
             # A power cut may undo removals that were not flushed, on some file systems one and not the one before it.
             # Retention does not mind, for the newest record stays; so it flushes nothing. Where the newest goes too, in
             # a delete, no older one may take its place: all others are gone for good before the last is removed.
-            flush = max(steps, default=-1) >= max(there)
+            flush = max(steps, default=-1) >= highest
             with _opened(directory, _DIRECTORY) as place:
                 for position, step in enumerate(steps, 1):
                     if flush and position == len(steps):
@@ -164,7 +164,7 @@ class FileBackend:
     def steps(self, key: CheckpointKey) -> list[int]:
         directory = self._directory(key)
         with _translate("list", directory):
-            return sorted(_steps(directory), reverse=True)
+            return sorted(_steps(_names(directory)), reverse=True)
 
     def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
         root = self._open()
@@ -174,7 +174,7 @@ class FileBackend:
                 for episode in filter(_EPISODE.fullmatch, _directories(of_goal)):
                     of_episode = f"{of_goal}/{episode}"
                     for checkpoint in _ids(of_episode):
-                        if _steps(f"{of_episode}/{storage_name(checkpoint)}"):
+                        if _highest(_names(f"{of_episode}/{storage_name(checkpoint)}")) is not None:
                             yield CheckpointKey(goal, int(episode), checkpoint)
 
     def close(self) -> None:
@@ -293,13 +293,23 @@ def _read(path: str, first: int | None = None) -> bytes | None:
         return None
 
 
-def _steps(directory: str) -> list[int]:
-    """The steps in a directory, in no order; none where there is no directory."""
+def _names(directory: str) -> list[str]:
+    """What is in a directory, in no order; nothing where there is no directory."""
     try:
-        names = os.listdir(directory)  # noqa: PTH208 - a Path for each of thousands of names takes longer than the rest
+        return os.listdir(directory)  # noqa: PTH208 - a Path for each of thousands of names takes longer than the rest
     except FileNotFoundError:
         return []
-    return [int(match[1]) for match in map(_RECORD.fullmatch, names) if match]
+
+
+def _steps(names: Iterable[str]) -> Iterator[int]:
+    """The steps of the records among these names."""
+    return (int(match[1]) for match in map(_RECORD.fullmatch, names) if match)
+
+
+def _highest(names: list[str]) -> int | None:
+    """The highest of the steps; their names are ordered as they are."""
+    last = max(names, default="")
+    return int(last[:16]) if _RECORD.fullmatch(last) else max(_steps(names), default=None)
 
 
 def _directories(directory: str) -> Iterator[str]:

@@ -12,8 +12,9 @@ from durable_store import open_store
 
 
 def state_of(step: int) -> dict[str, Any]:
-    """A state between 50 bytes and 20 KB, told by its step."""
-    return {"step": step, "text": f"{step:x}-" * (step * 7919 % 7000)}
+    """A state told by its step: a log that grows to 25 KB in a hundred steps, and begins anew."""
+    entries = range(step - step % 100, step + 1)
+    return {"step": step, "log": [f"{entry:x}-" * (entry * 7919 % 140) for entry in entries]}
 
 
 def main(url: str, keep: int) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from durable_store import CheckpointKey, open_store
+from durable_store.delta import MAX_BASES
+from tests.committer import state_of
 
 COMMITTER = Path(__file__).with_name("committer.py")
 KEY = CheckpointKey("goal", 0, "agent-0")
@@ -23,11 +25,12 @@ class Tally:
     kills: int = 0
     acknowledged: int = 0
     ahead: int = 0  # kills that hit between a commit's durability and its acknowledgement
+    deltas: int = 0  # kills that left a delta as the newest record
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} SIGKILLs, {self.acknowledged} acknowledged commits, {self.ahead} more were durable before"
-            " they were acknowledged; 0 lost, 0 damaged, 0 left over"
+            f"{self.kills} SIGKILLs, {self.deltas} of them behind a delta, {self.acknowledged} acknowledged commits,"
+            f" {self.ahead} more were durable before they were acknowledged; 0 lost, 0 damaged, 0 left over"
         )
 
 
@@ -63,13 +66,14 @@ def kill_many(url: str, kills: int, seed: int) -> Tally:
         last = acknowledged
         with open_store(url) as store:
             infos = store.history(KEY)
-            assert len(infos) <= 2 * KEEP + tally.kills, "more records than 2·keep and one fence per restart"
+            assert len(infos) <= 2 * KEEP + MAX_BASES + tally.kills, "2·keep, their bases, and one fence a restart"
             newest = store.latest(KEY)
             assert newest
             assert newest.step >= last
+            tally.deltas += "splice" in infos[0].encoding
     with open_store(url) as store:
         for info in store.history(KEY):
-            assert store.load(KEY, info.step).state["step"] == info.step
+            assert store.load(KEY, info.step).state == state_of(info.step)
     return tally
 
 
@@ -83,6 +87,7 @@ def left_over(directory: Path) -> list[str]:
 def test_a_process_killed_at_any_moment_loses_no_acknowledged_commit(url: str, tmp_path: Path) -> None:
     tally = kill_many(url.format(tmp_path), kills=30, seed=1)
     assert tally.acknowledged > tally.kills
+    assert tally.deltas
     assert left_over(tmp_path) == []
 
 

@@ -139,6 +139,21 @@ class Delay(Fault):
 
 
 @dataclass(frozen=True)
+class Meeting(Fault):
+    """The request is passed on when as many are under way as the barrier counts, and fails when some stay away."""
+
+    barrier: threading.Barrier
+
+    def befall(self, line: "Line") -> None:
+        try:
+            self.barrier.wait(10)
+        except threading.BrokenBarrierError:
+            line.reset()
+        else:
+            line.answer(line.forward())
+
+
+@dataclass(frozen=True)
 class Twice(Fault):
     """The server gets the request twice, one after the other; the client gets the first answer."""
 

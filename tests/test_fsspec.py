@@ -25,7 +25,7 @@ from durable_store.key import object_name
 from durable_store_backends.fsspec import FsspecBackend
 from durable_store_backends.fsspec_connection import Connection
 from durable_store_conformance.work import content, in_threads, race
-from tests.fault_proxy import Answer, AnswerAfter, CutRequest, Fault, FaultProxy, LostAnswer, Strip
+from tests.fault_proxy import Answer, AnswerAfter, CutRequest, Fault, FaultProxy, LostAnswer, Meeting, Strip
 from tests.servers import Server, free_ports
 from tests.sftp import SftpServer, make_key
 
@@ -545,6 +545,14 @@ def test_s3fs_makes_one_request_for_each_save_and_read(proxy: FaultProxy, s3fs: 
         proxy.forget()
         verb()
         assert [request.kind for request in proxy.requests] == kinds.split()
+
+
+def test_the_bases_of_a_delta_are_fetched_at_the_same_time(proxy: FaultProxy, s3fs: FsspecBackend) -> None:
+    records = [s3fs.save(KEY, step, content(str(step), 100)) for step in range(8)]
+    proxy.next("GET", *[Meeting(threading.Barrier(8))] * 8)
+    assert s3fs.load_all(KEY, range(8)) == records
+    assert proxy.count()["GET"] == 8
+    assert s3fs.load_all(KEY, [8, 0]) == [None, records[0]]
 
 
 def test_steps_are_removed_in_the_order_given_as_far_as_latest_can_show_it(

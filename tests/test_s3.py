@@ -43,6 +43,7 @@ from tests.fault_proxy import (
     Late,
     Line,
     LostAnswer,
+    Meeting,
     Plan,
     Request,
     Rewrite,
@@ -269,6 +270,14 @@ def test_every_attempt_is_conditional_and_sends_the_same_bytes(
     assert [request.headers["if-none-match"] for request in proxy.requests[:-1]] == ["*"] * 5
     assert kinds(proxy) == ["PUT"] * 5 + ["GET"]
     assert direct.load(KEY, 1) == record
+
+
+def test_the_bases_of_a_delta_are_fetched_at_the_same_time(proxy: FaultProxy, backend: S3Backend) -> None:
+    records = [backend.save(KEY, step, b"%d" % step) for step in range(8)]
+    proxy.next("GET", *[Meeting(threading.Barrier(8))] * 8)
+    assert backend.load_all(KEY, range(8)) == records
+    assert proxy.count()["GET"] == 8
+    assert backend.load_all(KEY, [8, 0]) == [None, records[0]]
 
 
 def test_up_to_64_kib_are_sent_at_once_and_more_when_the_service_says_so(proxy: FaultProxy, backend: S3Backend) -> None:

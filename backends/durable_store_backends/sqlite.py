@@ -281,8 +281,9 @@ class SqliteBackend:
         if not lock.acquire(timeout=self._timeout):
             raise StoreUnavailable(self._kept_busy(doing))
         try:
-            with self._translate(doing):
-                yield self._connect(doing, create=create)
+            yield self._connect(doing, create=create)
+        except (apsw.Error, OSError, MemoryError) as err:
+            raise self._unavailable(doing, err) from err
         finally:
             lock.release()
 
@@ -429,13 +430,6 @@ class SqliteBackend:
         except apsw.Error:  # what was to be done has been committed
             return False
         return free * 4 > 3 * pages and free * size >= _VACUUM_ABOVE
-
-    @contextlib.contextmanager
-    def _translate(self, doing: str) -> Generator[None]:
-        try:
-            yield
-        except (apsw.Error, OSError, MemoryError) as err:
-            raise self._unavailable(doing, err) from err
 
     def _unavailable(self, doing: str, err: BaseException, *, maybe_saved: bool = False) -> StoreUnavailable:
         reasons = (reason for kind, reason in _REASONS if isinstance(err, kind))

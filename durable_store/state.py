@@ -2,8 +2,8 @@
 
 orjson is fast and lenient: it writes NaN as null and a UUID as a string, and both would come back as something else;
 and of tuples in tuples it counts no levels. So a state is looked through before it counts as encoded, in C: `marshal`
-refuses whatever is too deep or not exactly of a built-in type, and NaN can only be where the JSON has a null; then its
-bits are searched for in what `marshal` wrote. Only where that finds something unusual is the state walked in Python.
+refuses whatever is too deep or not exactly of a built-in type, and the bits of a NaN are searched for in what it wrote;
+where they are, the JSON would have a null. Only where that finds something unusual is the state walked in Python.
 docs/notes/0001-looking-through-states.md has the figures.
 """
 
@@ -49,11 +49,13 @@ def to_json(value: object, *, name: str = "$") -> bytes:
     if type(value) is Encoded:
         return value.json
     marshalled = _marshal(value)
+    may_hold_nan = marshalled is not None and _may_hold_nan(marshalled)
     try:
         if marshalled is None:
             _refuse_offenders(value, name)
+        del marshalled  # as large as the JSON, which can have its room
         json = orjson.dumps(value, option=_OPTIONS)
-        if marshalled and b"null" in json and _may_hold_nan(marshalled):
+        if may_hold_nan and b"null" in json:
             _refuse_offenders(value, name)
     except orjson.JSONEncodeError as err:
         _refuse_offenders(value, name)

@@ -257,7 +257,7 @@ def decode(
         CheckpointUnsupported: a newer version wrote it, or it uses what this version does not know.
         CheckpointDamaged: anything else that is wrong with it; the message says what.
     """
-    header = _checked(record, key, step)
+    header = check(record, key, step)
     reader = Reader()
     if header.bases:
         links = [base for base, _ in header.bases]
@@ -265,7 +265,7 @@ def decode(
             if found is None or digest_of(found) != digest:
                 raise _damaged(key, step, f"its base, step {base}, is {'gone' if found is None else 'another'}")
             try:
-                _add(reader, found, _checked(found, key, base))
+                _add(reader, found, check(found, key, base))
             except CheckpointUnsupported:
                 raise
             except CheckpointDamaged as err:
@@ -279,8 +279,14 @@ def decode(
     return Record(header, digest_of(record), json, state)
 
 
-def _checked(record: bytes, key: CheckpointKey, step: int) -> Header:
-    """The header of a whole record, all of which is what its digest says, and which this version can read."""
+def check(record: bytes, key: CheckpointKey, step: int) -> Header:
+    """The header of a whole record, all of which is what its digest says, and which this version can read.
+
+    Its body is not decoded, and its bases are not looked at.
+
+    Raises:
+        CheckpointUnsupported, CheckpointDamaged: as `decode`.
+    """
     if len(record) > MAX_RECORD:
         raise _damaged(key, step, f"it has {len(record)} bytes; the most is {MAX_RECORD}")
     fields = _read_fields(record, key, step)

@@ -24,7 +24,7 @@ LAYERS = [
     {"episode"},
     {"store"},
     {"run"},
-    {"aio"},
+    {"aio", "operations"},
     {"runtime"},
     {"cli"},
 ]

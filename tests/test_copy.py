@@ -1,0 +1,257 @@
+"""Copying a store: all of it arrives as it is, whatever interrupts that, and nothing else is changed."""
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from durable_store import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointKey,
+    InvalidKey,
+    Store,
+    StoreUnavailable,
+    open_store,
+)
+from durable_store.operations import Copied, copy
+from durable_store.operations.copying import AT_ONCE
+from durable_store_backends.memory import MemoryBackend
+from tests.failing import Failing
+from tests.filled import fill, goals, records
+from tests.servers import Server
+
+KEY = CheckpointKey("g", 0, "o-0")
+
+
+@pytest.fixture
+def source() -> Store:
+    store = Store(MemoryBackend())
+    fill(store, 12)
+    return store
+
+
+@pytest.fixture
+def target() -> Store:
+    return Store(MemoryBackend())
+
+
+def told(source: Store, target: Store, **options: object) -> Counter[str]:
+    """What became of how many."""
+    reports: list[Copied] = []
+    copy(source, target, report=reports.append, **options)  # type: ignore[arg-type]
+    assert len({(each.key, each.step) for each in reports}) == len(reports)
+    return Counter(each.outcome for each in reports)
+
+
+def goes_on(store: Store, goal: str, attempt: int) -> None:
+    """A run that was under way is where it was, and can be gone on with."""
+    run = store.resume(goal, "o-0", keep=2)
+    assert (run.key.episode_id, run.resumed, run.skipped) == (attempt, True, ())
+    assert run.state["of"] == [goal, attempt]
+    assert run.commit({**run.state, "log": [*run.state["log"], "and on"]}) == run.step
+
+
+def round_trip(urls: list[str], count: int) -> int:
+    """Copies a store from each place to the next, and goes on with a run at each; how many records there were."""
+    under_way = [(goal, number) for number, goal in enumerate(goals(count)) if number % 3]
+    assert len(under_way) > len(urls)
+    with open_store(urls[0]) as first:
+        fill(first, count)
+    for here, there in pairwise(urls):
+        with open_store(here) as source, open_store(there) as target:
+            goal, number = under_way.pop()
+            goes_on(source, goal, number % 3)
+            before = records(source.backend)
+            assert copy(source, target, verify=True).copied == len(before)
+            assert records(target.backend) == records(source.backend) == before
+            assert told(source, target) == {"there": len(before)}
+    with open_store(urls[-1]) as last:
+        goal, number = under_way.pop()
+        goes_on(last, goal, number % 3)
+        return len(records(last.backend))
+
+
+@pytest.fixture
+def places(tmp_path: Path, seaweedfs_server: Server) -> list[str]:
+    return [
+        f"sqlite:///{tmp_path}/first.db",
+        seaweedfs_server.url(uuid4().hex),
+        f"file://{tmp_path}/files",
+        f"s3+fsspec://{seaweedfs_server.bucket}/{uuid4().hex}?endpoint_url={seaweedfs_server.endpoint}",
+        f"sqlite:///{tmp_path}/last.db",
+    ]
+
+
+def test_a_store_is_the_same_after_a_round_trip_through_all_backends(places: list[str]) -> None:
+    assert round_trip(places, 12) > 100
+
+
+@pytest.mark.prove
+def test_two_hundred_goals_are_the_same_after_a_round_trip(
+    places: list[str], record_figure: Callable[[str], None]
+) -> None:
+    record_figure(f"{round_trip(places, 200)} records of 200 goals, equal at each of {len(places) - 1} stops")
+
+
+def test_what_is_there_is_compared_and_not_copied(source: Store) -> None:
+    class Counting(MemoryBackend):
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            saved.append((key, step))
+            return super().save(key, step, record)
+
+    saved: list[tuple[CheckpointKey, int]] = []
+    target = Store(Counting())
+    everything = records(source.backend)
+    half = sorted(everything)[::2]
+    for key, step in half:
+        MemoryBackend.save(target.backend, key, step, everything[key, step])  # type: ignore[arg-type]
+    assert told(source, target) == {"there": len(half), "copied": len(everything) - len(half)}
+    assert sorted(saved) == sorted(set(everything) - set(half))
+    assert records(target.backend) == everything
+
+
+def test_some_goals_alone_are_copied(source: Store, target: Store) -> None:
+    wanted = list(goals(12))[2:5]
+    copy(source, target, goals=wanted)
+    assert records(target.backend) == {
+        place: record for place, record in records(source.backend).items() if place[0].goal_id in wanted
+    }
+    with pytest.raises(InvalidKey):
+        copy(source, target, goals=[""])
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_conflict_is_told_and_nothing_is_overwritten(source: Store, target: Store, verify: bool) -> None:  # noqa: FBT001
+    [(key, step), *_] = records(source.backend)
+    target.backend.save(key, step, b"another")
+    reports: list[Copied] = []
+    with pytest.raises(
+        CheckpointConflict, match=r"the target has other records at 1 steps: .* another record is there"
+    ):
+        copy(source, target, verify=verify, report=reports.append)
+    assert [(each.key, each.step) for each in reports if each.outcome == "conflict"] == [(key, step)]
+    assert records(target.backend) == {**records(source.backend), (key, step): b"another"}
+
+
+@pytest.mark.parametrize("record", [b"", b"damaged", b"x" * 100_000])
+def test_a_damaged_record_is_copied_as_it_is_and_told_at_the_end(source: Store, target: Store, record: bytes) -> None:
+    source.resume("damaged", "o-0").commit({})
+    source.backend.save(CheckpointKey("damaged", 0, "o-0"), 1, record)
+    for outcome in ("copied", "there"):
+        reports: list[Copied] = []
+        with pytest.raises(
+            CheckpointDamaged, match="1 records are damaged, and copied as they are: damaged/0/o-0 step 1"
+        ):
+            copy(source, target, verify=True, report=reports.append)
+        assert [each.outcome for each in reports if each.problem] == [outcome]
+        assert records(target.backend) == records(source.backend)
+    assert target.resume("damaged", "o-0").skipped == (1,)
+
+
+def test_until_all_is_there_nobody_goes_on_from_a_part_of_it(source: Store) -> None:
+    """Interrupted behind any record, the target refuses a run, or the run is all there."""
+    everything = records(source.backend)
+    interrupted = 0
+    for last in range(1, len(everything)):
+
+        class Ends(MemoryBackend):
+            left = last
+
+            def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+                if self.left == 0:
+                    raise StoreUnavailable("the line is cut")
+                self.left -= 1
+                return super().save(key, step, record)
+
+        backend = Ends()
+        target = Store(backend)
+        with pytest.raises(StoreUnavailable):
+            copy(source, target, at_once=1)
+        backend.left = -1
+        for goal in goals(12):
+            if last % 7:
+                break
+            expected = source.resume(goal, "o-0")
+            try:
+                run = target.resume(goal, "o-0", initial="anew")
+                if run.step >= 0:
+                    assert (run.key, run.step, run.state) == (expected.key, expected.step, expected.state)
+            except CheckpointConflict:
+                interrupted += 1
+        assert copy(source, target).there == last
+        assert records(target.backend) == everything
+    assert interrupted
+
+
+def test_a_store_that_goes_away_ends_the_copy_and_another_one_completes_it(source: Store) -> None:
+    backend = Failing()
+    target = Store(backend)
+    done: list[Copied] = []
+
+    def leave(copied: Copied) -> None:
+        done.append(copied)
+        if len(done) == 20:
+            backend.away = 10**9
+
+    with pytest.raises(StoreUnavailable, match="nobody answers"):
+        copy(source, target, report=leave)
+    backend.away = 0
+    assert len(done) < len(records(source.backend))
+    copy(source, target)
+    assert records(target.backend) == records(source.backend)
+
+
+COPYING = """
+import os, sys
+from durable_store import open_store
+from durable_store.operations import copy
+
+with open_store(sys.argv[1]) as source, open_store(sys.argv[2]) as target:
+    save = target.backend.save
+
+    def told(key, step, record):
+        os.write(1, f"{key!r} {step} begun".ljust(500).encode() + b"\\n")
+        there = save(key, step, record)
+        os.write(1, f"{key!r} {step} saved".ljust(500).encode() + b"\\n")
+        return there
+
+    target.backend.save = told
+    copy(source, target)
+"""
+
+
+def test_a_copy_that_is_killed_twenty_times_copies_nothing_twice_but_what_was_under_way(
+    tmp_path: Path, record_figure: Callable[[str], None]
+) -> None:
+    """A child tells what it saves through a pipe of one page, so that it cannot be far ahead when it is killed."""
+    source, target = f"sqlite:///{tmp_path}/source.db", f"file://{tmp_path}/target"
+    with open_store(source) as store:
+        fill(store, 20)
+        everything = records(store.backend)
+    begun, saved = Counter[str](), set[str]()
+    for number in range(21):
+        command = [sys.executable, "-c", COPYING, source, target]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pipesize=4096) as child:
+            assert child.stdout
+            for count, line in enumerate(child.stdout):
+                place, _, said = line.strip().rpartition(" ")
+                if said == "begun":
+                    assert place not in saved, "copied twice"
+                    begun[place] += 1
+                else:
+                    saved.add(place)
+                if number < 20 and count == len(everything) // 15:
+                    child.kill()
+        assert child.returncode == (-signal.SIGKILL if number < 20 else 0)
+    with open_store(target) as store:
+        assert records(store.backend) == everything
+    again = sum(times - 1 for times in begun.values())
+    assert again <= 20 * AT_ONCE
+    record_figure(f"{len(everything)} records, 20 SIGKILLs: {again} begun once more, none that had been saved")

@@ -50,6 +50,10 @@ def told(source: Store, target: Store, **options: object) -> Counter[str]:
     return Counter(each.outcome for each in reports)
 
 
+def statuses(store: Store, goal: str) -> list[tuple[int, str]]:
+    return [(episode.id, episode.status) for episode in store.episodes(goal)]
+
+
 def goes_on(store: Store, goal: str, attempt: int) -> None:
     """A run that was under way is where it was, and can be gone on with."""
     run = store.resume(goal, "o-0", keep=2)
@@ -127,8 +131,22 @@ def test_some_goals_alone_are_copied(source: Store, target: Store) -> None:
         copy(source, target, goals=[""])
 
 
+class Unlisted(MemoryBackend):
+    """What is there has come since it was listed."""
+
+    def steps(self, key: CheckpointKey) -> list[int]:
+        del key
+        return []
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, Unlisted])
 @pytest.mark.parametrize("verify", [False, True])
-def test_a_conflict_is_told_and_nothing_is_overwritten(source: Store, target: Store, verify: bool) -> None:  # noqa: FBT001
+def test_a_conflict_is_told_and_nothing_is_overwritten(
+    source: Store,
+    kind: type[MemoryBackend],
+    verify: bool,  # noqa: FBT001
+) -> None:
+    target = Store(kind())
     [(key, step), *_] = records(source.backend)
     target.backend.save(key, step, b"another")
     reports: list[Copied] = []
@@ -137,7 +155,8 @@ def test_a_conflict_is_told_and_nothing_is_overwritten(source: Store, target: St
     ):
         copy(source, target, verify=verify, report=reports.append)
     assert [(each.key, each.step) for each in reports if each.outcome == "conflict"] == [(key, step)]
-    assert records(target.backend) == {**records(source.backend), (key, step): b"another"}
+    for (key_there, step_there), record in {**records(source.backend), (key, step): b"another"}.items():
+        assert target.backend.load(key_there, step_there) == record
 
 
 @pytest.mark.parametrize("record", [b"", b"damaged", b"x" * 100_000])
@@ -158,8 +177,9 @@ def test_a_damaged_record_is_copied_as_it_is_and_told_at_the_end(source: Store, 
 def test_until_all_is_there_nobody_goes_on_from_a_part_of_it(source: Store) -> None:
     """Interrupted behind any record, the target refuses a run, or the run is all there."""
     everything = records(source.backend)
-    interrupted = 0
-    for last in range(1, len(everything)):
+    of_runs = sum(not key.checkpoint_id.startswith("@") for key, _ in everything)
+    refused = 0
+    for last in (*range(1, of_runs, 9), *range(of_runs, len(everything))):
 
         class Ends(MemoryBackend):
             left = last
@@ -176,18 +196,27 @@ def test_until_all_is_there_nobody_goes_on_from_a_part_of_it(source: Store) -> N
             copy(source, target, at_once=1)
         backend.left = -1
         for goal in goals(12):
-            if last % 7:
-                break
+            assert set(statuses(target, goal)) <= set(statuses(source, goal)), "no ended one runs"
             expected = source.resume(goal, "o-0")
             try:
-                run = target.resume(goal, "o-0", initial="anew")
-                if run.step >= 0:
-                    assert (run.key, run.step, run.state) == (expected.key, expected.step, expected.state)
+                run = target.resume(goal, "o-0")
             except CheckpointConflict:
-                interrupted += 1
+                refused += 1
+            else:
+                assert run.step < 0 or (run.key, run.step, run.state) == (expected.key, expected.step, expected.state)
         assert copy(source, target).there == last
-        assert records(target.backend) == everything
-    assert interrupted
+        assert records(backend) == everything
+    assert refused
+
+
+def test_what_is_saved_and_not_there_is_found_when_it_is_to_be_verified(source: Store) -> None:
+    class Forgets(MemoryBackend):
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            return record if step else super().save(key, step, record)
+
+    copy(source, Store(Forgets()))
+    with pytest.raises(CheckpointConflict, match="what was saved is not there"):
+        copy(source, Store(Forgets()), verify=True)
 
 
 def test_a_store_that_goes_away_ends_the_copy_and_another_one_completes_it(source: Store) -> None:

@@ -5,7 +5,7 @@ episodes move as they stand, and a run goes on in the new store where it stood i
 
 The order is what makes an interrupted copy harmless. First come the records of runs, each key's oldest first, so that
 what a delta builds on is there before it. What the store keeps of its own comes last, of an episode its beginning at
-the very end: as long as that is missing, a run that somebody resumes in the target is refused at its first commit.
+the very end: as long as that is missing, nobody goes on from a part of what the source has.
 """
 
 from collections import deque
@@ -179,10 +179,10 @@ class _Copying:
             there = self.target.save(key, step, record)
         except CheckpointConflict as err:
             return Copied(key, step, len(record), "conflict", str(err))
-        if there == record and self.verify:
-            there = self.target.load(key, step) or b""
         if there != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: another record is there")
+        if self.verify and self.target.load(key, step) != record:
+            return Copied(key, step, len(record), "conflict", f"{key} step {step}: what was saved is not there")
         return Copied(key, step, len(record), "copied", _problem(record, key, step))
 
     def _compared(self, key: CheckpointKey, step: int) -> Copied:

@@ -76,14 +76,21 @@ def read(backend: Backend, goal_id: str, number: int) -> Episode | None:
     if found is None:
         return None
     step, record = found
-    state = decode_at(backend, key, step, record).state
+    episode = told(number, decode_at(backend, key, step, record).state)
+    if episode is None:
+        raise CheckpointDamaged(f"{key} step {step} is damaged: it does not tell about an episode")
+    return episode
+
+
+def told(number: int, state: Any) -> Episode | None:
+    """What a record of an episode tells about it; None when it tells of none."""
     try:
         started, ended = (datetime.fromisoformat(at) if at else None for at in (state["started"], state["ended"]))
         if started is not None and isinstance(state["root"], str) and state["status"] in STATUSES:
             return Episode(number, state["root"], state["status"], started, ended, state["result"])
     except (KeyError, TypeError, ValueError):
         pass
-    raise CheckpointDamaged(f"{key} step {step} is damaged: it does not tell about an episode")
+    return None
 
 
 def joinable(backend: Backend, key: CheckpointKey, writer: str) -> Episode:

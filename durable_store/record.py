@@ -290,7 +290,7 @@ def check(record: bytes, key: CheckpointKey, step: int) -> Header:
     if len(record) > MAX_RECORD:
         raise _damaged(key, step, f"it has {len(record)} bytes; the most is {MAX_RECORD}")
     fields = _read_fields(record, key, step)
-    if not _is_intact(record):
+    if not is_intact(record):
         raise _damaged(key, step, "its bytes do not match its digest")
     header = _check_fields(fields, record, key, step)
     if header.type != "json" or header.encoding not in _READABLE:
@@ -346,7 +346,8 @@ def _read_fields(leading: bytes, key: CheckpointKey, step: int) -> dict[str, Any
     return fields
 
 
-def _is_intact(record: bytes) -> bool:
+def is_intact(record: bytes) -> bool:
+    """Whether all of it is what its digest says. The header is not looked at."""
     return record[DIGEST : DIGEST + 1] == b" " and sha256(memoryview(record)[DIGEST + 1 :]).hexdigest() == digest_of(
         record
     )

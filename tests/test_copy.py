@@ -21,7 +21,7 @@ from durable_store import (
     open_store,
 )
 from durable_store.operations import Copied, copy
-from durable_store.operations.copying import AT_ONCE
+from durable_store.operations.ahead import AT_ONCE
 from durable_store_backends.memory import MemoryBackend
 from tests.failing import Failing
 from tests.filled import fill, goals, records

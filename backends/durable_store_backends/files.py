@@ -177,6 +177,13 @@ class FileBackend:
                         if _highest(_names(f"{of_episode}/{storage_name(checkpoint)}")) is not None:
                             yield CheckpointKey(goal, int(episode), checkpoint)
 
+    def strangers(self) -> Iterator[tuple[str, str, str]]:
+        """What is no part of the store, or open to others: its path, the kind of finding, and what is wrong."""
+        from durable_store_backends.files_strangers import strangers  # noqa: PLC0415 - for operators alone
+
+        with _translate("list", self._open()):
+            yield from strangers(self.path)
+
     def close(self) -> None:
         self._closed = True
 

@@ -8,25 +8,19 @@ what a delta builds on is there before it. What the store keeps of its own comes
 the very end: as long as that is missing, nobody goes on from a part of what the source has.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from durable_store.backend import Backend
 from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported
 from durable_store.key import CheckpointKey, goal_text
+from durable_store.operations.ahead import AT_ONCE, ahead
 from durable_store.record import HEAD, check
 from durable_store.store import Store
 
-AT_ONCE = 16
-"""Records that are under way at the same time."""
-
 _IN_A_PIECE = 16  # records that one thread copies in a row
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +111,9 @@ def copy(
     with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-copy") as threads:
         try:
             for of_the_store in (False, True):
-                keys = (key for key in _keys(source.backend, names) if _is_the_store_s(key) is of_the_store)
-                pieces = (piece for found in _ahead(threads, copying.pieces, keys, at_once) for piece in found)
-                for copied in _ahead(threads, copying.copy, pieces, at_once):
+                keys = (key for key in keys_of(source.backend, names) if _is_the_store_s(key) is of_the_store)
+                pieces = (piece for found in ahead(threads, copying.pieces, keys, at_once) for piece in found)
+                for copied in ahead(threads, copying.copy, pieces, at_once):
                     for each in copied:
                         _count(each, tally, first)
                         report(each)
@@ -212,19 +206,10 @@ def _is_the_store_s(key: CheckpointKey) -> bool:
     return key.checkpoint_id.startswith("@")
 
 
-def _keys(backend: Backend, goals: Sequence[str] | None) -> Iterator[CheckpointKey]:
+def keys_of(backend: Backend, goals: Sequence[str] | None) -> Iterator[CheckpointKey]:
+    """All keys, or those of some goals; also the store's own."""
     if goals is None:
         yield from backend.keys()
         return
     for goal in goals:
         yield from backend.keys(goal)
-
-
-def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], things: Iterable[T], most: int) -> Iterator[R]:
-    """What the function makes of each thing, in their order; so many are under way at the same time."""
-    rest = iter(things)
-    under_way: deque[Future[R]] = deque(threads.submit(function, thing) for thing in islice(rest, most))
-    while under_way:
-        done = under_way.popleft().result()
-        under_way.extend(threads.submit(function, thing) for thing in islice(rest, 1))
-        yield done

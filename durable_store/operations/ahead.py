@@ -1,0 +1,22 @@
+"""Many things under way at the same time, and what comes of them in their order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE = 16
+
+
+def ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], things: Iterable[T], most: int) -> Iterator[R]:
+    """What the function makes of each thing, in their order; so many are under way at the same time."""
+    rest = iter(things)
+    under_way: deque[Future[R]] = deque(threads.submit(function, thing) for thing in islice(rest, most))
+    while under_way:
+        done = under_way.popleft().result()
+        under_way.extend(threads.submit(function, thing) for thing in islice(rest, 1))
+        yield done

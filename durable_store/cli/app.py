@@ -10,6 +10,7 @@ import typer
 from durable_store.cli.conformance import conformance
 from durable_store.cli.demo import demo
 from durable_store.cli.look import history, ls, show
+from durable_store.cli.operate import copy, verify
 from durable_store.cli.output import Failure, printable
 from durable_store.errors import DurableStoreError, InvalidArgument
 
@@ -24,6 +25,8 @@ for command, example in (
     (ls, "durable-store ls sqlite:///runs.db"),
     (history, "durable-store history sqlite:///runs.db PROJ-1/0/orchestrator-0"),
     (show, "durable-store show sqlite:///runs.db PROJ-1/0/orchestrator-0 --step 12 --json"),
+    (copy, "durable-store copy sqlite:///runs.db s3://bucket/runs --verify"),
+    (verify, "durable-store verify sqlite:///runs.db"),
     (conformance, "durable-store conformance sqlite:///exam.db --only DS-SAVE"),
 ):
     app.command(epilog=f"Example: {example}")(command)

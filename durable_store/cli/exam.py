@@ -1,7 +1,6 @@
 """How an exam is shown: its progress on stderr, and what it came to on stdout."""
 
 import os
-import textwrap
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from durable_store.cli.output import console, on_terminal, printable
+from durable_store.cli.output import console, on_terminal, print_folded, printable
 
 if TYPE_CHECKING:
     from durable_store_conformance.command import Watcher
@@ -106,12 +105,12 @@ def tell(report: "Report", backend: str) -> None:
             _tell_what_went_wrong(screen, each)
     seconds = sum(each.seconds for each in asked)
     screen.print(f"\n{_counted(report.counts)} of {len(report.clauses)} clauses, in {seconds:.0f} s")
-    _print(screen, f"{report.verdict[0].upper()}{report.verdict[1:]}", style=_GRADE_STYLES[report.grade])
+    print_folded(screen, f"{report.verdict[0].upper()}{report.verdict[1:]}", style=_GRADE_STYLES[report.grade])
     for remark in report.remarks:
-        _print(screen, remark)
+        print_folded(screen, remark)
     screen.print("\nWhat this did not show:")
     for line in report.not_shown:
-        _print(screen, line, indent="  - ")
+        print_folded(screen, line, indent="  - ")
 
 
 def _table(results: list["ClauseResult"], width: int) -> Table:
@@ -137,25 +136,18 @@ def _tell_what_went_wrong(screen: Console, each: "ClauseResult") -> None:
     if not wrong:
         return
     screen.print()
-    _print(screen, f"{each.clause.id} {each.result}. The promise: {each.clause.promise}", indent="    ")
+    print_folded(screen, f"{each.clause.id} {each.result}. The promise: {each.clause.promise}", indent="    ")
     for case in wrong[:_MOST_CASES]:
         lines = case.message.splitlines()
         if len(lines) > _MOST_LINES:
             lines[_MOST_LINES // 2 : -_MOST_LINES // 2] = ["…"]
         if case.case:
-            _print(screen, f"case {case.case}:", indent="    ", style="bold")
+            print_folded(screen, f"case {case.case}:", indent="    ", style="bold")
         for line in lines:
-            _print(screen, line, indent="      ")
+            print_folded(screen, line, indent="      ")
     if wrong[_MOST_CASES:]:
         more = ", ".join(case.case for case in wrong[_MOST_CASES:])
-        _print(screen, f"and so {len(wrong) - _MOST_CASES} more: {more}", indent="    ")
-
-
-def _print(screen: Console, line: str, *, indent: str = "", style: str = "") -> None:
-    """Prints a line, folded where the screen ends, and nothing behind its last word."""
-    further = " " * len(indent)
-    folded = textwrap.wrap(printable(line), screen.width, initial_indent=indent, subsequent_indent=further)
-    screen.print(Text("\n".join(folded), style=style))
+        print_folded(screen, f"and so {len(wrong) - _MOST_CASES} more: {more}", indent="    ")
 
 
 def _counted(counts: Mapping[Any, int]) -> str:

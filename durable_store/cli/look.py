@@ -94,7 +94,7 @@ def ls(
     separated by tabs, and times and sizes are exact. A store whose fencing is off is named on stderr.
     """
     refusals: list[str] = []
-    with _existing(url) as store:
+    with existing(url) as store:
         if getattr(store.backend, "fencing", True) is False:
             typer.echo("durable-store: fencing is off in this store: two writers of one step can both win", err=True)
         keys = store.keys(goal)
@@ -114,7 +114,7 @@ def history(url: Url, key: Key, *, as_json: Json = False) -> None:
     It reads their headers alone and marks those that are damaged; `show` finds out whether a state can be read.
     """
     wanted = CheckpointKey.parse(key)
-    with _existing(url) as store:
+    with existing(url) as store:
         rows: list[Row] = [
             {
                 **key_fields(info.key),
@@ -146,7 +146,7 @@ def show(
     With --json the state stands beside the other fields; else it follows them.
     """
     wanted = CheckpointKey.parse(key)
-    with _existing(url) as store:
+    with existing(url) as store:
         checkpoint = _find(store, wanted, step)
     fields: Row = {
         **key_fields(checkpoint.key),
@@ -167,7 +167,7 @@ def show(
 
 
 @contextmanager
-def _existing(url: str) -> Generator[Store]:
+def existing(url: str) -> Generator[Store]:
     """The store, which must be there: a mistyped path is not an empty store."""
     with open_store(url) as store:
         path = getattr(store.backend, "path", None)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,6 +82,23 @@ class _Console(Console):
 def console(width: int | None = None) -> Console:
     """A console that interprets nothing in what it prints, as wide as the terminal if it is not told how wide."""
     return _Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def error_console() -> Console:
+    """The same on stderr."""
+    return _Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def print_line(line: str) -> None:
+    """Prints it, with nothing in it that could act on a terminal; tabs stay."""
+    typer.echo("\t".join(map(printable, line.split("\t"))))
+
+
+def print_folded(screen: Console, line: str, *, indent: str = "", style: str = "") -> None:
+    """Prints a line, folded where the screen ends, and nothing behind its last word."""
+    further = " " * len(indent)
+    folded = textwrap.wrap(printable(line), screen.width, initial_indent=indent, subsequent_indent=further)
+    screen.print(Text("\n".join(folded), style=style))
 
 
 def print_rows(columns: list[Column], rows: Iterable[Row], *, as_json: bool) -> int:

@@ -63,6 +63,20 @@ class Tally:
     damaged: int = 0
     size: int = 0
 
+    def count(self, copied: Copied) -> None:
+        """One more record."""
+        match copied.outcome:
+            case "copied":
+                self.copied += 1
+                self.size += copied.size
+            case "there":
+                self.there += 1
+            case "conflict":
+                self.conflicts += 1
+            case _:
+                self.gone += 1
+        self.damaged += copied.problem is not None and copied.outcome != "conflict"
+
 
 class _Piece(NamedTuple):
     """Steps of one key, oldest first, and those that the target has."""
@@ -107,7 +121,7 @@ def copy(
     """
     names = None if goals is None else [goal_text(goal) for goal in goals]
     copying = _Copying(source.backend, target.backend, verify)
-    tally, first = Tally(), dict[str, str]()
+    tally, first = Tally(), dict[bool, str]()
     with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-copy") as threads:
         try:
             for of_the_store in (False, True):
@@ -115,35 +129,18 @@ def copy(
                 pieces = (piece for found in ahead(threads, copying.pieces, keys, at_once) for piece in found)
                 for copied in ahead(threads, copying.copy, pieces, at_once):
                     for each in copied:
-                        _count(each, tally, first)
+                        tally.count(each)
+                        if each.problem:
+                            first.setdefault(each.outcome == "conflict", each.problem)
                         report(each)
         except BaseException:
             threads.shutdown(wait=True, cancel_futures=True)
             raise
     if tally.conflicts:
-        raise CheckpointConflict(f"the target has other records at {tally.conflicts} steps: {first['conflict']}")
+        raise CheckpointConflict(f"the target has other records at {tally.conflicts} steps: {first[True]}")
     if tally.damaged:
-        raise CheckpointDamaged(f"{tally.damaged} records are damaged, and copied as they are: {first['damage']}")
+        raise CheckpointDamaged(f"{tally.damaged} records are damaged, and copied as they are: {first[False]}")
     return tally
-
-
-def _count(copied: Copied, tally: Tally, first: dict[str, str]) -> None:
-    """Counts it, and keeps the first problem of each kind."""
-    match copied.outcome:
-        case "copied":
-            tally.copied += 1
-            tally.size += copied.size
-        case "there":
-            tally.there += 1
-        case "conflict":
-            tally.conflicts += 1
-            first.setdefault("conflict", copied.problem or "")
-            return
-        case _:
-            tally.gone += 1
-    if copied.problem:
-        tally.damaged += 1
-        first.setdefault("damage", copied.problem)
 
 
 @dataclass(frozen=True, slots=True)

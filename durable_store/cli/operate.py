@@ -1,0 +1,156 @@
+"""Whole stores in an operator's hands: `copy`, `verify`."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from durable_store.cli.look import Url, existing
+from durable_store.cli.output import (
+    Failure,
+    Row,
+    console,
+    error_console,
+    key_fields,
+    on_terminal,
+    pretty_size,
+    print_folded,
+    print_line,
+    printable,
+    to_json,
+)
+from durable_store.errors import CheckpointConflict, CheckpointDamaged, InvalidArgument
+from durable_store.key import CheckpointKey
+from durable_store.operations import Copied, Finding, Tally
+from durable_store.operations import copy as copy_store
+from durable_store.operations import verify as verify_store
+from durable_store.store import Store, open_store
+
+Goals = Annotated[
+    list[str] | None, typer.Option("--goal", metavar="GOAL", help="Only this goal; may be given more than once.")
+]
+
+_OFTEN = 0.1  # seconds between two changes of the bar
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The store to copy: sqlite:///runs.db, …")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The store to copy into; it need not be there yet.")],
+    *,
+    goal: Goals = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read each record back, and compare all of it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: counts, and the problems.")] = False,
+) -> None:
+    """Copy a store into another one, of any kind, with episodes, fences and deltas.
+
+    Interrupted, it goes on where it was when it is run again: what is there is compared, not copied. Nothing in DST is
+    ever replaced. Stop the runs first, and resume none in DST before the copy has ended. The exit status is 1 when
+    something in DST is another record, or a record is damaged: these are listed.
+    """
+    if source == target:
+        raise InvalidArgument("SRC and DST are the same store: name another one to copy into")
+    problems: list[Row] = []
+    wrong: CheckpointConflict | CheckpointDamaged | None = None
+    tally = Tally()
+    with existing(source) as here, open_store(target) as there, _progress(here, goal, "copy") as seen:
+
+        def note(copied: Copied) -> None:
+            tally.count(copied)
+            seen(copied.key, copied.size if copied.outcome == "copied" else 0)
+            if copied.problem:
+                row = {**key_fields(copied.key), "step": copied.step, "outcome": copied.outcome}
+                problems.append({**row, "problem": copied.problem})
+
+        try:
+            copy_store(here, there, goals=goal, verify=verify, report=note)
+        except (CheckpointConflict, CheckpointDamaged) as err:
+            wrong = err
+    if as_json:
+        typer.echo(to_json({**asdict(tally), "problems": problems}))
+    else:
+        for row in problems:
+            print_line(f"{row['outcome']}\t{row['problem']}")
+        print_line(f"{_records(tally.copied)} copied ({pretty_size(tally.size)}), {tally.there} there before")
+    if wrong:
+        raise wrong
+
+
+def verify(
+    url: Url,
+    *,
+    goal: Goals = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, an object for each finding.")] = False,
+) -> None:
+    """Read all of a store, and tell what is wrong in it, what that means and what can be done.
+
+    It changes nothing: a damaged record keeps its step, which an older writer could take otherwise. In a pipe each
+    finding is a line: kind, place, what is wrong, advice. The exit status is 1 when something is damaged; what is only
+    odd, a foreign file for one, is told and fails nothing.
+    """
+    findings: list[Finding] = []
+    with existing(url) as store, _progress(store, goal, "verify") as seen:
+        verified = verify_store(store, goals=goal, report=findings.append, progress=seen)
+    if as_json:
+        rows = [{**asdict(each), "is_damage": each.is_damage, "advice": each.advice} for each in findings]
+        typer.echo(to_json(rows))
+    else:
+        for each in findings:
+            _tell(each)
+    read = f"{_records(verified.records)} read ({pretty_size(verified.size)})"
+    if verified.damaged:
+        raise Failure(f"{read}: {verified.damaged} damaged, {verified.noted} odd")
+    typer.echo(f"{read}: {'nothing is wrong' if not findings else f'{verified.noted} odd'}", err=as_json)
+
+
+def _tell(finding: Finding) -> None:
+    if not on_terminal():
+        print_line(f"{finding.kind}\t{finding.place}\t{finding.what}\t{finding.advice}")
+        return
+    screen = console()
+    style = "bold red" if finding.is_damage else "yellow"
+    screen.print(Text.assemble((finding.kind, style), f"  {printable(finding.place)}"), soft_wrap=True)
+    for line in (finding.what, finding.advice):
+        print_folded(screen, line, indent="  ")
+
+
+@contextmanager
+def _progress(store: Store, goals: list[str] | None, title: str) -> Generator[Callable[[CheckpointKey, int], None]]:
+    """Something to be told of each record and its bytes; on a terminal a bar that counts keys, gone at the end."""
+    screen = error_console()
+    if not screen.is_terminal:
+        yield lambda _key, _size: None
+        return
+    wanted: list[str | None] = [*goals] if goals else [None]
+    keys = sum(1 for goal in wanted for _ in store.backend.keys(goal))
+    columns = (
+        TextColumn(title),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+    )
+    with Progress(*columns, console=screen, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task(title, total=keys, told="")
+        started = shown = time.monotonic()
+        last: CheckpointKey | None = None
+        done = records = size = 0
+
+        def seen(key: CheckpointKey, more: int) -> None:
+            nonlocal last, done, records, size, shown
+            done += last is not None and key != last
+            last, records, size = key, records + 1, size + more
+            if (now := time.monotonic()) - shown >= _OFTEN:
+                shown = now
+                told = f"{_records(records)}, {records / (now - started):,.0f}/s, {pretty_size(size)}"
+                bar.update(task, completed=done, told=told)
+
+        yield seen
+
+
+def _records(count: int) -> str:
+    return f"{count:,} record{'' if count == 1 else 's'}"

@@ -67,6 +67,22 @@ def read(backend: Backend, key: CheckpointKey, step: int) -> Record:
     return decode_at(backend, key, step, raw)
 
 
+def prunable(backend: Backend, key: CheckpointKey, keep: int) -> list[int]:
+    """All steps, oldest first, but the newest `keep`, what these build on, and the newest intact one.
+
+    Raises:
+        CheckpointDamaged: there are records and all of them are damaged.
+        CheckpointUnsupported: a kept record is of a newer version, which alone knows what it needs.
+    """
+    steps = backend.steps(key)
+    found = find(backend, key, skip_damaged=True) if len(steps) > keep else None
+    if found is None:
+        return []
+    kept = {*steps[:keep], found.record.header.step}
+    kept.update(base for step in tuple(kept) for base in bases(backend, key, step))
+    return [step for step in reversed(steps) if step not in kept]
+
+
 def bases(backend: Backend, key: CheckpointKey, step: int) -> list[int]:
     """The steps that this one needs to be read; a damaged header needs none any more."""
     leading = backend.load(key, step, first=HEAD)

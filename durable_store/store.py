@@ -129,14 +129,9 @@ class Store:
         check_key(key)
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise InvalidArgument(f"keep must be an int of at least 1, not {shown(keep)}")
-        steps = self.backend.steps(key)
-        found = reading.find(self.backend, key, skip_damaged=True) if len(steps) > keep else None
-        if found is None:
-            return []
-        kept = {*steps[:keep], found.record.header.step}
-        kept.update(base for step in tuple(kept) for base in reading.bases(self.backend, key, step))
-        removed = [step for step in reversed(steps) if step not in kept]
-        self.backend.prune(key, removed)
+        removed = reading.prunable(self.backend, key, keep)
+        if removed:
+            self.backend.prune(key, removed)
         return removed
 
     def load(self, key: CheckpointKey, step: int) -> Checkpoint:

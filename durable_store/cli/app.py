@@ -7,8 +7,11 @@ from typing import Annotated, cast
 
 import typer
 
+from durable_store.cli.change import fork, prune, rewind, rm
+from durable_store.cli.compare import diff
 from durable_store.cli.conformance import conformance
 from durable_store.cli.demo import demo
+from durable_store.cli.goals import episodes, stats
 from durable_store.cli.look import history, ls, show
 from durable_store.cli.operate import copy, verify
 from durable_store.cli.output import Failure, printable
@@ -27,6 +30,13 @@ for command, example in (
     (show, "durable-store show sqlite:///runs.db PROJ-1/0/orchestrator-0 --step 12 --json"),
     (copy, "durable-store copy sqlite:///runs.db s3://bucket/runs --verify"),
     (verify, "durable-store verify sqlite:///runs.db"),
+    (diff, "durable-store diff sqlite:///runs.db PROJ-1/0/orchestrator-0 11 12"),
+    (rewind, "durable-store rewind sqlite:///runs.db PROJ-1/0/orchestrator-0 --to 11"),
+    (fork, "durable-store fork sqlite:///runs.db PROJ-1/0/orchestrator-0 PROJ-1/1/orchestrator-0 --step 11"),
+    (prune, "durable-store prune sqlite:///runs.db --keep 1 --finished --older-than 7d"),
+    (rm, "durable-store rm sqlite:///runs.db PROJ-1 --episode 0"),
+    (episodes, "durable-store episodes sqlite:///runs.db PROJ-1"),
+    (stats, "durable-store stats sqlite:///runs.db"),
     (conformance, "durable-store conformance sqlite:///exam.db --only DS-SAVE"),
 ):
     app.command(epilog=f"Example: {example}")(command)

@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON array, an obj
 _MOST_NAMED = 5
 _MOST_COLOURED = 200_000  # characters: beyond it colouring JSON takes seconds
 _OF_EPISODE = "episode "  # before what is wrong with the episode's record, and not with the key's
-_STATUS_STYLES = {
+STATUS_STYLES = {
     "running": "cyan",
     "finished": "green",
     "failed": "yellow",
@@ -48,7 +48,7 @@ _STATUS_STYLES = {
 
 
 def _status_style(status: object) -> str:
-    return _STATUS_STYLES.get(str(status).removeprefix(_OF_EPISODE), "")
+    return STATUS_STYLES.get(str(status).removeprefix(_OF_EPISODE), "")
 
 
 _KEYS = [
@@ -147,7 +147,7 @@ def show(
     """
     wanted = CheckpointKey.parse(key)
     with existing(url) as store:
-        checkpoint = _find(store, wanted, step)
+        checkpoint = find(store, wanted, step)
     fields: Row = {
         **key_fields(checkpoint.key),
         "step": checkpoint.step,
@@ -230,7 +230,7 @@ def _trouble(err: CheckpointDamaged | StoreUnavailable) -> str:
     return "unsupported" if isinstance(err, CheckpointUnsupported) else "damaged"
 
 
-def _find(store: Store, key: CheckpointKey, step: int | None) -> Checkpoint:
+def find(store: Store, key: CheckpointKey, step: int | None) -> Checkpoint:
     """The checkpoint; where it cannot be had, the error says what can."""
     try:
         checkpoint = store.latest(key) if step is None else store.load(key, step)

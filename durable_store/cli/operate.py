@@ -15,6 +15,7 @@ from durable_store.cli.output import (
     Failure,
     Row,
     console,
+    count_of,
     error_console,
     key_fields,
     on_terminal,
@@ -57,7 +58,7 @@ def copy(
     problems: list[Row] = []
     wrong: CheckpointConflict | CheckpointDamaged | None = None
     tally = Tally()
-    with existing(source) as here, open_store(target) as there, _progress(here, goal, "copy") as seen:
+    with existing(source) as here, open_store(target) as there, progress(here, goal, "copy") as seen:
 
         def note(copied: Copied) -> None:
             tally.count(copied)
@@ -75,7 +76,7 @@ def copy(
     else:
         for row in problems:
             print_line(f"{row['outcome']}\t{row['problem']}")
-        print_line(f"{_records(tally.copied)} copied ({pretty_size(tally.size)}), {tally.there} there before")
+        print_line(f"{count_of(tally.copied, 'record')} copied ({pretty_size(tally.size)}), {tally.there} there before")
     if wrong:
         raise wrong
 
@@ -93,7 +94,7 @@ def verify(
     odd, a foreign file for one, is told and fails nothing.
     """
     findings: list[Finding] = []
-    with existing(url) as store, _progress(store, goal, "verify") as seen:
+    with existing(url) as store, progress(store, goal, "verify") as seen:
         verified = verify_store(store, goals=goal, report=findings.append, progress=seen)
     if as_json:
         rows = [{**asdict(each), "is_damage": each.is_damage, "advice": each.advice} for each in findings]
@@ -101,7 +102,7 @@ def verify(
     else:
         for each in findings:
             _tell(each)
-    read = f"{_records(verified.records)} read ({pretty_size(verified.size)})"
+    read = f"{count_of(verified.records, 'record')} read ({pretty_size(verified.size)})"
     if verified.damaged:
         raise Failure(f"{read}: {verified.damaged} damaged, {verified.noted} odd")
     typer.echo(f"{read}: {'nothing is wrong' if not findings else f'{verified.noted} odd'}", err=as_json)
@@ -119,7 +120,7 @@ def _tell(finding: Finding) -> None:
 
 
 @contextmanager
-def _progress(store: Store, goals: list[str] | None, title: str) -> Generator[Callable[[CheckpointKey, int], None]]:
+def progress(store: Store, goals: list[str] | None, title: str) -> Generator[Callable[[CheckpointKey, int], None]]:
     """Something to be told of each record and its bytes; on a terminal a bar that counts keys, gone at the end."""
     screen = error_console()
     if not screen.is_terminal:
@@ -146,11 +147,7 @@ def _progress(store: Store, goals: list[str] | None, title: str) -> Generator[Ca
             last, records, size = key, records + 1, size + more
             if (now := time.monotonic()) - shown >= _OFTEN:
                 shown = now
-                told = f"{_records(records)}, {records / (now - started):,.0f}/s, {pretty_size(size)}"
+                told = f"{count_of(records, 'record')}, {records / (now - started):,.0f}/s, {pretty_size(size)}"
                 bar.update(task, completed=done, told=told)
 
         yield seen
-
-
-def _records(count: int) -> str:
-    return f"{count:,} record{'' if count == 1 else 's'}"

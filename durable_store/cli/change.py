@@ -1,0 +1,204 @@
+"""Changing what is in a store: `rewind`, `fork`, `prune`, `rm`."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from durable_store import episode as episodes
+from durable_store.cli.look import Key, Url, existing
+from durable_store.cli.output import Failure, Row, count_of, key_fields, print_line, to_json
+from durable_store.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument
+from durable_store.key import CheckpointKey, goal_text
+from durable_store.reading import prunable
+from durable_store.run import MAX_KEEP
+from durable_store.store import Store
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_AGE = re.compile(r"([1-9][0-9]*)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def rewind(
+    url: Url,
+    key: Key,
+    *,
+    to: Annotated[int, typer.Option("--to", metavar="N", help="The step to go back to.")],
+    as_json: Json = False,
+) -> None:
+    """Commit the state of an earlier step as the next one, from which the next process resumes.
+
+    History stays as it is: the steps in between are not removed. A process that is at work on the key is refused at
+    its next commit.
+    """
+    wanted = CheckpointKey.parse(key)
+    with existing(url) as store:
+        run = store.resume(wanted.goal_id, wanted.checkpoint_id, episode_id=wanted.episode_id, keep=MAX_KEEP)
+        if not run.resumed:
+            raise CheckpointNotFound(f"{wanted} has no checkpoints to rewind: see `durable-store ls`")
+        step = run.rewind(to)
+    if as_json:
+        typer.echo(to_json({**key_fields(wanted), "to": to, "step": step}))
+    else:
+        print_line(f"{wanted} step {step} is step {to} again")
+
+
+def fork(
+    url: Url,
+    key: Key,
+    to: Annotated[str, typer.Argument(metavar="TO", help="The key that begins, which has nothing yet.")],
+    *,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the newest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the state of one step the first of another key.
+
+    The episode of TO is under way, or the next number of its goal: then it is started, for TO's checkpoint id.
+    """
+    source, target = CheckpointKey.parse(key), CheckpointKey.parse(to)
+    with existing(url) as store:
+        checkpoint = store.latest(source) if step is None else store.load(source, step)
+        if checkpoint is None:
+            raise CheckpointNotFound(f"{source} has no checkpoints to fork from: see `durable-store ls`")
+        if target.episode_id == episodes.newest_number(store.backend, target.goal_id) + 1:
+            started = store.start_episode(target.goal_id, root=target.checkpoint_id)
+            if started != target.episode_id:
+                raise Failure(f"another process has started episode {target.episode_id}, and this one {started}: again")
+        store.fork(source, target, step=checkpoint.step)
+    if as_json:
+        typer.echo(to_json({**key_fields(target), "of": str(source), "step": checkpoint.step}))
+    else:
+        print_line(f"{target} step 0 is {source} step {checkpoint.step}")
+
+
+def prune(
+    url: Url,
+    *,
+    keep: Annotated[int, typer.Option("--keep", metavar="N", min=1, help="So many of each key's newest steps stay.")],
+    goal: Annotated[str | None, typer.Option("--goal", metavar="GOAL", help="Only the keys of this goal.")] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="Only episodes that have finished or failed.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="Only keys saved last so long ago: 12h, 7d, 2w.")
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Remove all but the newest steps of each key.
+
+    What a kept step builds on stays, and so does the newest intact one. Fences go: stop the runs of the keys first, or
+    name --finished. A key that cannot be read is left as it is, and told.
+    """
+    before = None if older_than is None else _ago(older_than)
+    problems: list[str] = []
+    with existing(url) as store:
+        keys = _keys_to_prune(store, goal, finished=finished, before=before)
+        pruned = list(_to_prune(store, keys, keep, problems))
+        steps = sum(len(each.steps) for each in pruned)
+        told = f"{count_of(steps, 'step')} of {count_of(len(pruned), 'key')}"
+        if steps and not dry_run:
+            _ask(f"remove {told}", yes=yes)
+            for each in pruned:
+                store.backend.prune(each.key, each.steps)
+    _tell_removed(
+        told, [{**key_fields(each.key), "steps": each.steps} for each in pruned], as_json=as_json, dry_run=dry_run
+    )
+    if problems:
+        raise Failure(f"{count_of(len(problems), 'key')} left as they are; the first: {problems[0]}")
+
+
+def rm(
+    url: Url,
+    goal: Annotated[str, typer.Argument(metavar="GOAL", help="The goal to remove.")],
+    *,
+    episode: Annotated[int | None, typer.Option("--episode", metavar="N", help="Only this episode of it.")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Remove all checkpoints of a goal, or of one of its episodes.
+
+    The numbers of its episodes stay taken. Stop its runs first. Interrupted, it never shows an older step as the
+    newest: run it again.
+    """
+    name = goal_text(goal)
+    with existing(url) as store:
+        there = [key for key in store.keys(name) if episode in (None, key.episode_id)]
+        if not there:
+            of_episode = "" if episode is None else f" in episode {episode}"
+            raise Failure(f"goal {name!r} has no checkpoints{of_episode}: see `durable-store ls`")
+        rows: list[Row] = [{**key_fields(key), "steps": store.backend.steps(key)[::-1]} for key in there]
+        told = f"{count_of(sum(len(row['steps']) for row in rows), 'step')} of {count_of(len(rows), 'key')}"
+        if not dry_run:
+            _ask(f"remove {told}, for good", yes=yes)
+            store.delete(name, episode_id=episode)
+    _tell_removed(told, rows, as_json=as_json, dry_run=dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    key: CheckpointKey
+    steps: list[int]
+
+
+def _keys_to_prune(
+    store: Store, goal: str | None, *, finished: bool, before: datetime | None
+) -> Iterator[CheckpointKey]:
+    for key in store.keys(goal):
+        if finished:
+            episode = episodes.read(store.backend, key.goal_id, key.episode_id)
+            if episode is None or episode.status not in ("finished", "failed"):
+                continue
+        if before is not None:
+            newest = store.history(key)[:1]
+            if not newest or newest[0].saved_at is None or newest[0].saved_at >= before:
+                continue
+        yield key
+
+
+def _to_prune(store: Store, keys: Iterable[CheckpointKey], keep: int, problems: list[str]) -> Iterator[_Pruned]:
+    for key in keys:
+        try:
+            steps = prunable(store.backend, key, keep)
+        except CheckpointDamaged as err:
+            problems.append(str(err))
+        else:
+            if steps:
+                yield _Pruned(key, steps)
+
+
+def _ago(text: str) -> datetime:
+    match = _AGE.fullmatch(text)
+    if not match:
+        raise InvalidArgument(f"an age is a number and a unit, s m h d or w, as in 7d: not {text!r}")
+    try:
+        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise InvalidArgument(f"{text!r} is longer ago than there are dates") from None
+
+
+def _ask(what: str, *, yes: bool) -> None:
+    """Goes on when a person says so, or the command line has."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidArgument(f"to {what} say so: -y, as there is no terminal to ask on (or --dry-run)")
+    if not typer.confirm(f"{what}?", err=True):
+        raise Failure("nothing was removed")
+
+
+def _tell_removed(told: str, rows: list[Row], *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        typer.echo(to_json({"removed": not dry_run, "keys": rows}))
+        return
+    if dry_run:
+        for row in rows:
+            print_line(f"{row['key']}\t{', '.join(map(str, row['steps']))}")
+    print_line(f"{'would remove' if dry_run else 'removed'} {told}")

@@ -190,7 +190,11 @@ def _ask(what: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InvalidArgument(f"to {what} say so: -y, as there is no terminal to ask on (or --dry-run)")
-    if not typer.confirm(f"{what}?", err=True):
+    try:
+        agreed = typer.confirm(f"{what}?", err=True)
+    except typer.Abort:  # Ctrl-C, or Ctrl-D
+        raise KeyboardInterrupt from None
+    if not agreed:
         raise Failure("nothing was removed")
 
 

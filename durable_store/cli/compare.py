@@ -1,6 +1,7 @@
 """What changed between two steps: `diff`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
 import jsonpatch
@@ -42,12 +43,13 @@ def diff(
     if as_json:
         typer.echo(to_json(patch))
         return
+    changes = sorted(_changes(old.state, patch), key=_Change.place)
     if not patch:
         print_line(f"{wanted}: steps {old.step} and {new.step} hold the same state")
     elif on_terminal():
-        _print_tree(_changes(old.state, patch))
+        _print_tree(changes)
     else:
-        for change in _changes(old.state, patch):
+        for change in changes:
             print_line("\t".join((change.sign, change.pointer, *map(to_json, change.values))))
 
 
@@ -57,6 +59,11 @@ class _Change(NamedTuple):
     sign: str
     pointer: str
     values: list[Any]
+
+    def place(self) -> list[str]:
+        """What it is ordered by: the names down to the first list, for changes within a list follow one another."""
+        parts: list[str] = jsonpointer.JsonPointer(self.pointer).parts
+        return list(takewhile(lambda part: not part.isdecimal(), parts))
 
 
 def _changes(state: Any, patch: list[dict[str, Any]]) -> Iterator[_Change]:
@@ -77,7 +84,7 @@ def _changes(state: Any, patch: list[dict[str, Any]]) -> Iterator[_Change]:
         state = jsonpatch.apply_patch(state, [operation])
 
 
-def _print_tree(changes: Iterator[_Change]) -> None:
+def _print_tree(changes: Iterable[_Change]) -> None:
     """A line for each change, below the places that it is in."""
     above: list[str] = []
     for sign, pointer, values in changes:

@@ -1,0 +1,255 @@
+"""`diff`, `rewind`, `fork`, `prune`, `rm`, `episodes`, `stats`: what they do, and what they refuse."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jsonpatch
+import pytest
+
+from durable_store import CheckpointConflict, CheckpointKey, Store, open_store
+from durable_store.record import encode, timestamp
+from tests.filled import fill, records
+from tests.test_cli import Told, on_a_terminal
+
+KEY = CheckpointKey("g", 0, "o-0")
+STATES = [
+    {"messages": [], "budget": {"dollars": 0.5, "turns": 1}, "plan": {"a": {"b": 1}}},
+    {"messages": ["one"], "budget": {"dollars": 0.75, "turns": 1}, "plan": {"a": {"b": 1}}},
+    {"messages": ["one", "\x1b[31mtwo"], "budget": {"dollars": 1.0, "turns": 2}, "plan": {"c": {"b": 1}}},
+]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    """One run that is under way, three steps of it."""
+    store = open_store(url)
+    run = store.resume("g", "o-0", keep=None)
+    for state in STATES:
+        run.commit(state, meta={"of": "the run"})
+    return store
+
+
+def test_diff_shows_the_last_change_and_that_between_any_two_steps(url: str, store: Store) -> None:
+    assert Told("diff", url, "g/0/o-0").out == (
+        "~\t/budget/dollars\t0.75\t1.0\n"
+        "~\t/budget/turns\t1\t2\n"
+        '+\t/messages/1\t"\\u001b[31mtwo"\n'
+        '-\t/plan/a\t{"b": 1}\n'
+        '+\t/plan/c\t{"b": 1}\n'
+    )
+    assert Told("diff", url, "g/0/o-0", "0", "1").out == '~\t/budget/dollars\t0.5\t0.75\n+\t/messages/0\t"one"\n'
+    assert Told("diff", url, "g/0/o-0", "1", "1").out == "g/0/o-0: steps 1 and 1 hold the same state\n"
+    for before in range(3):
+        for after in range(3):
+            patch = json.loads(Told("diff", url, "g/0/o-0", str(before), str(after), "--json").out)
+            assert jsonpatch.apply_patch(STATES[before], patch) == STATES[after]
+    assert store.latest(KEY)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("columns", [80, 140])
+def test_diff_on_a_terminal_is_a_tree_and_coloured(url: str, columns: int) -> None:
+    seen = on_a_terminal(["diff", url, "g/0/o-0", "1", "2"], columns)
+    assert "\x1b[1mbudget\x1b[0m\r\n\x1b[33m  ~ dollars: 0.75 → 1.0\x1b[0m\r\n\x1b[33m  ~ turns: 1 → 2" in seen
+    assert '\x1b[32m  + 1: "\\u001b[31mtwo"' in seen
+
+
+def test_rewind_commits_an_earlier_state_and_refuses_the_run_that_is_under_way(url: str, store: Store) -> None:
+    run = store.resume("g", "o-0")
+    assert Told("rewind", url, "g/0/o-0", "--to", "1").out == "g/0/o-0 step 3 is step 1 again\n"
+    newest = store.latest(KEY)
+    assert newest
+    assert (newest.step, newest.state, newest.meta) == (3, STATES[1], {"of": "the run"})
+    with pytest.raises(CheckpointConflict):
+        run.commit({})
+    assert len(store.history(KEY)) == 4, "nothing was pruned"
+    assert json.loads(Told("rewind", url, "g/0/o-0", "--to", "0", "--json").out)["step"] == 4
+
+
+def test_fork_begins_a_key_in_the_next_episode_or_one_that_is_under_way(url: str, store: Store) -> None:
+    store.resume("g", "o-0").finish()
+    assert Told("fork", url, "g/0/o-0", "g/1/o-0", "--step", "1").out == "g/1/o-0 step 0 is g/0/o-0 step 1\n"
+    assert Told("fork", url, "g/0/o-0", "g/1/o-0.child.0").status == 0
+    run = store.resume("g", "o-0")
+    assert (run.key.episode_id, run.state, run.root) == (1, STATES[1], "o-0")
+
+
+@pytest.mark.parametrize("goals", [[], ["--goal", "g"]])
+def test_prune_removes_what_it_says_and_only_when_it_is_told_to(url: str, store: Store, goals: list[str]) -> None:
+    before = records(store.backend)
+    told = Told("prune", url, *goals, "--keep", "1", "--dry-run")
+    assert told.out == "g/0/o-0\t0, 1\nwould remove 2 steps of 1 key\n"
+    told = Told("prune", url, *goals, "--keep", "1", "--dry-run", "--json")
+    [row] = json.loads(told.out)["keys"]
+    assert (row["key"], row["steps"], json.loads(told.out)["removed"]) == ("g/0/o-0", [0, 1], False)
+    assert records(store.backend) == before
+    assert Told("prune", url, *goals, "--keep", "1", "-y").out == "removed 2 steps of 1 key\n"
+    assert [info.step for info in store.history(KEY)] == [2]
+    assert Told("prune", url, *goals, "--keep", "1").out == "removed 0 steps of 0 keys\n"
+
+
+def test_prune_takes_only_what_has_finished_or_is_old(url: str, store: Store) -> None:
+    assert Told("prune", url, "--keep", "1", "--finished", "-y").out == "removed 0 steps of 0 keys\n"
+    old = CheckpointKey("old", 0, "a")
+    for step, days in enumerate((30, 20, 10)):
+        record = encode(old, step, b"{}", writer="w")
+        then = timestamp(datetime.now(UTC) - timedelta(days=days)).encode()
+        at = record.index(b'"saved_at":"') + 12
+        head = record[65:at] + then + record[at + 27 :]
+        store.backend.save(old, step, hash_of(head) + b" " + head)
+    for age, removed in (("11d", "0 steps of 0 keys"), ("2w", "0 steps of 0 keys"), ("9d", "2 steps of 1 key")):
+        assert Told("prune", url, "--keep", "1", "--older-than", age, "-y").out == f"removed {removed}\n"
+    store.resume("g", "o-0").finish()
+    assert Told("prune", url, "--keep", "1", "--finished", "-y").out == "removed 3 steps of 1 key\n"
+
+
+def hash_of(rest: bytes) -> bytes:
+    import hashlib  # noqa: PLC0415
+
+    return hashlib.sha256(rest).hexdigest().encode()
+
+
+def test_prune_leaves_a_key_that_it_cannot_read_and_tells(url: str, store: Store) -> None:
+    broken = CheckpointKey("broken", 0, "a")
+    for step in range(3):
+        store.backend.save(broken, step, b"")
+    told = Told("prune", url, "--keep", "1", "-y")
+    assert told.status == 1
+    assert told.out == "removed 2 steps of 1 key\n"
+    assert told.err.startswith("durable-store: 1 key left as they are; the first: broken/0/a: all of its records are")
+    assert store.backend.steps(broken) == [2, 1, 0]
+
+
+def test_rm_removes_an_episode_or_a_goal(url: str, store: Store) -> None:
+    fill(store, 3)
+    everything = records(store.backend)
+    assert "would remove" in Told("rm", url, "g", "--dry-run").out
+    assert records(store.backend) == everything
+    assert Told("rm", url, "g", "--episode", "0", "-y").out == "removed 3 steps of 1 key\n"
+    assert [episode.status for episode in store.episodes("g")] == ["deleted"]
+    assert Told("rm", url, "G-1", "-y").status == 0
+    assert {key.goal_id for key in store.keys()} == {key.goal_id for key, _ in everything} - {"g", "G-1"}
+
+
+def answered(answer: bytes | signal.Signals, *args: str) -> tuple[int, str]:
+    """The status of a command that is answered on a terminal, and what it printed there."""
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "durable_store.cli", *args]
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=child) as asking:
+        os.close(child)
+        seen = b""
+        while b"?" not in seen:
+            seen += os.read(parent, 1000)
+        if isinstance(answer, bytes):
+            os.write(parent, answer)
+        else:
+            asking.send_signal(answer)
+        status = asking.wait()
+        seen += os.read(parent, 1000)
+        os.close(parent)
+    return status, seen.decode()
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04", signal.SIGINT])
+def test_what_is_not_confirmed_is_not_removed(url: str, store: Store, answer: bytes | signal.Signals) -> None:
+    status, seen = answered(answer, "rm", url, "g")
+    assert seen.startswith("remove 3 steps of 1 key, for good? [y/N]")
+    assert status == (1 if answer in (b"n\n", b"\n") else 130)
+    assert seen.endswith(("nothing was removed\r\n", "stopped\r\n"))
+    assert "Traceback" not in seen
+    assert len(store.history(KEY)) == 3
+
+
+def test_what_is_confirmed_is_removed(url: str, store: Store) -> None:
+    status, seen = answered(b"y\n", "prune", url, "--keep", "1")
+    assert (status, "removed 2 steps of 1 key" in seen) == (0, True)
+    assert len(store.history(KEY)) == 1
+
+
+def test_episodes_are_listed_newest_first(url: str, store: Store) -> None:
+    store.resume("g", "o-0").finish({"found": 42})
+    store.start_episode("g")
+    newest, oldest = json.loads(Told("episodes", url, "g", "--json").out)
+    assert (newest["episode_id"], newest["status"], newest["root"], newest["ended"]) == (1, "running", "", None)
+    assert (oldest["episode_id"], oldest["status"], oldest["root"], oldest["result"]) == (
+        0,
+        "finished",
+        "o-0",
+        {"found": 42},
+    )
+    lines = Told("episodes", url, "g").out.splitlines()
+    assert lines[0] == "EPISODE\tSTATUS\tROOT\tSTARTED\tENDED\tRESULT"
+    assert [line.split("\t")[:2] for line in lines[1:]] == [["1", "running"], ["0", "finished"]]
+    for columns in (80, 140):
+        assert "\x1b[32mfinished" in on_a_terminal(["episodes", url, "g"], columns)
+
+
+def test_stats_count_all_of_a_store(url: str, store: Store) -> None:
+    fill(store, 12)
+    everything = records(store.backend)
+    keys = list(store.keys())
+    told = json.loads(Told("stats", url, "--json").out)
+    assert (told["goals"], told["keys"], told["steps"]) == (13, len(keys), len(everything))
+    assert told["episodes"] == len({(key.goal_id, key.episode_id) for key in keys})
+    assert told["size"] == sum(map(len, everything.values()))
+    sizes = {str(key): sum(len(record) for (there, _), record in everything.items() if there == key) for key in keys}
+    assert [row["size"] for row in told["largest"]] == sorted(sizes.values(), reverse=True)[:10]
+    assert all(sizes[row["key"]] == row["size"] for row in told["largest"])
+    lines = Told("stats", url).out.splitlines()
+    assert lines[0].startswith(f"13 goals, {told['episodes']} episodes, {len(keys)} keys, {len(everything)} steps, ")
+    assert len(lines) == 12
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (["diff", "g/0/nobody"], 1, "no checkpoints under g/0/nobody; goal 'g' has g/0/o-0"),
+        (["diff", "g/0/o-0", "0", "7"], 1, "g/0/o-0 has no step 7 (the steps that are there, for --step: 2-0)"),
+        (["diff", "g/0/o-0", "7"], 1, "g/0/o-0 has no step 7"),
+        (["diff", "nothing"], 2, "nothing"),
+        (["rewind", "g/0/o-0", "--to", "7"], 1, "g/0/o-0 has no step 7"),
+        (["rewind", "g/0/nobody", "--to", "1"], 1, "g/0/nobody has no checkpoints to rewind: see `durable-store ls`"),
+        (["rewind", "g/1/o-0", "--to", "1"], 1, "episode 1 of goal 'g' was never started"),
+        (["rewind", "g/0/o-0"], 2, "Missing option '--to'"),
+        (["fork", "g/0/o-0", "g/0/o-0"], 1, "g/0/o-0 is not empty: a fork begins a key"),
+        (["fork", "g/0/o-0", "g/5/o-0"], 1, "episode 5 of goal 'g' was never started"),
+        (["fork", "g/0/nobody", "g/0/x"], 1, "g/0/nobody has no checkpoints to fork from"),
+        (["prune"], 2, "Missing option '--keep'"),
+        (["prune", "--keep", "0"], 2, "greater than or equal to 1"),
+        (["prune", "--keep", "1"], 2, "to remove 2 steps of 1 key say so: -y"),
+        (["prune", "--keep", "1", "--older-than", "soon"], 2, "an age is a number and a unit, s m h d or w, as in 7d"),
+        (["prune", "--keep", "1", "--older-than", "9999999w"], 2, "'9999999w' is longer ago than there are dates"),
+        (["rm", "g"], 2, "to remove 3 steps of 1 key, for good say so: -y"),
+        (["rm", "nobody", "-y"], 1, "goal 'nobody' has no checkpoints: see `durable-store ls`"),
+        (["rm", "g", "--episode", "3", "-y"], 1, "goal 'g' has no checkpoints in episode 3"),
+        (["episodes", "nobody"], 1, "goal 'nobody' has no episodes: see `durable-store ls`"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line_and_changes_nothing(
+    args: list[str], status: int, says: str, url: str, store: Store
+) -> None:
+    before = records(store.backend)
+    told = Told(args[0], url, *args[1:])
+    assert told.status == status
+    assert says in told.error
+    assert records(store.backend) == before
+
+
+def test_a_store_that_is_not_there_or_is_empty_is_told(tmp_path: Path) -> None:
+    for args in (["stats"], ["prune", "--keep", "1"], ["episodes", "g"], ["rm", "g"]):
+        told = Told(args[0], f"sqlite:///{tmp_path}/nothing.db", *args[1:])
+        assert (told.status, told.error) == (1, f"durable-store: there is no store at {tmp_path}/nothing.db\n")
+    (tmp_path / "empty").mkdir()
+    assert Told("stats", tmp_path / "empty").out == "0 goals, 0 episodes, 0 keys, 0 steps, 0 bytes\n"

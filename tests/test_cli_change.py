@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import jsonpatch
 import pytest
@@ -18,7 +19,7 @@ from tests.filled import fill, records
 from tests.test_cli import Told, on_a_terminal
 
 KEY = CheckpointKey("g", 0, "o-0")
-STATES = [
+STATES: list[dict[str, Any]] = [
     {"messages": [], "budget": {"dollars": 0.5, "turns": 1}, "plan": {"a": {"b": 1}}},
     {"messages": ["one"], "budget": {"dollars": 0.75, "turns": 1}, "plan": {"a": {"b": 1}}},
     {"messages": ["one", "\x1b[31mtwo"], "budget": {"dollars": 1.0, "turns": 2}, "plan": {"c": {"b": 1}}},

@@ -417,6 +417,31 @@ def test_joining_by_number_also_writes_an_end_that_was_left_unwritten(store: Sto
     assert backend.steps(end) == [1, 0]
 
 
+def test_what_an_operator_must_know_is_logged_in_a_line_each_without_a_state(
+    store: Store, backend: Faulty, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = store.resume("g", "a-0", initial="secret")
+    old.commit("secret")
+    backend.lose.add("save")
+    with pytest.raises(StoreUnavailable):
+        old.commit("secret 2")
+    backend.lose.clear()
+    with caplog.at_level(logging.INFO, logger="durable_store"):
+        old.commit("secret 2")
+        new = store.resume("g", "a-0")
+        new.commit("secret 3")
+        with pytest.raises(CheckpointConflict) as refused:
+            old.commit("secret 4")
+        with pytest.raises(CheckpointConflict):
+            old.commit("secret 4")
+    assert caplog.messages == [
+        "g/0/a-0: what became of step 1 is not known: it is sent once more",
+        str(refused.value),
+    ]
+    assert "\n" not in caplog.messages[1]
+    assert "secret" not in caplog.text
+
+
 def test_a_prune_that_fails_never_fails_a_commit_and_is_tried_again(
     store: Store, backend: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@
 services document them.
 """
 
+import logging
 import os
 import random
 import re
@@ -286,11 +287,15 @@ PASSING = {
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize(("fault", "words"), PASSING.values(), ids=PASSING)
 def test_what_may_pass_is_tried_again_as_often_as_the_url_says(
-    fault: Fault, words: str, proxy: FaultProxy, prefix: str
+    fault: Fault, words: str, proxy: FaultProxy, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "durable_store")
     with opened(proxy.url(prefix, max_attempts="2")) as backend:
         proxy.plan = lambda _: fault
         assert not refusals(backend, words, proxy=proxy, tries=2)["save"].maybe_saved  # it was only the probe
+        again = [line for line in caplog.messages if line.startswith("tried again: cannot ")]
+        assert len(again) == len(VERBS)
+        assert all(words in line and "\n" not in line for line in again)
         proxy.plan = lambda _: None
         assert backend.save(KEY, 3, RECORD) == RECORD
         proxy.plan = lambda _: fault

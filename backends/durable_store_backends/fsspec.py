@@ -28,6 +28,7 @@ temporary file behind, which nobody reads. fsspec believes an SFTP host whatever
 are refused at the first save: gcsfs does not pass the condition on to them.
 """
 
+import logging
 import random
 import re
 import time
@@ -122,6 +123,8 @@ class FsspecBackend:
                         ) from err
                     if attempt == _ATTEMPTS or not is_undecided(err):
                         raise
+                    what = told(err, self._place.names)
+                    logging.getLogger("durable_store").info("tried again: cannot save %s/%s: %s", self._url, path, what)
                 else:
                     return record
             time.sleep(random.uniform(0, min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)))  # noqa: S311 - spreads the load

@@ -9,6 +9,7 @@ that the object exists, as if somebody else had made it.
 import base64
 import codecs
 import hashlib
+import logging
 import os
 import random
 import re
@@ -278,6 +279,9 @@ class Bucket:
                     self._client = None  # which would never look for them again
                 if attempt >= (attempts or self._connection.max_attempts) or not may_pass(err):
                     raise self._unavailable(doing, err, maybe_saved=saving and maybe_done) from cause(err)
+                logging.getLogger("durable_store").info(
+                    "tried again: cannot %s %s: %s", doing, self._where, reason(err)
+                )
             longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
             time.sleep(random.uniform(0, longest))  # noqa: S311 - spreads the load, guards nothing
         raise AssertionError

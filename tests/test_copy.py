@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
@@ -284,3 +285,41 @@ def test_a_copy_that_is_killed_twenty_times_copies_nothing_twice_but_what_was_un
     again = sum(times - 1 for times in begun.values())
     assert again <= 20 * AT_ONCE
     record_figure(f"{len(everything)} records, 20 SIGKILLs: {again} begun once more, none that had been saved")
+
+
+MEASURED = """
+import sys
+from durable_store import open_store
+from durable_store.operations import copy
+
+with open_store(sys.argv[1]) as source, open_store(sys.argv[2]) as target:
+    print(copy(source, target).copied)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def copied_and_kilobytes(source: str, target: str) -> tuple[int, int]:
+    """How many records a process has copied, and the most memory that it had."""
+    command = [sys.executable, "-c", MEASURED, source, target]
+    copied, kilobytes = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return int(copied), int(kilobytes)
+
+
+@pytest.mark.prove
+def test_a_hundred_thousand_records_take_no_more_memory_than_ten_thousand(
+    tmp_path: Path, seaweedfs_server: Server, record_figure: Callable[[str], None]
+) -> None:
+    """1000 goals and 10 000 goals, each with two keys of five steps of 2 KB, from SQLite to S3."""
+    most: list[int] = []
+    for goals_there in (1000, 10_000):
+        source = f"sqlite:///{tmp_path}/{goals_there}.db"
+        with open_store(source) as store, ThreadPoolExecutor(32) as threads:
+            for number in range(goals_there):
+                for step in range(10):
+                    key = CheckpointKey(f"goal-{number}", 0, f"a-{step % 2}")
+                    threads.submit(store.save, key, step, {"text": f"{number} {step} " * 250})
+        copied, kilobytes = copied_and_kilobytes(source, seaweedfs_server.url(uuid4().hex))
+        assert copied == goals_there * 10
+        most.append(kilobytes)
+    record_figure(f"10 000 records: {most[0] / 1000:.1f} MB at most; 100 000: {most[1] / 1000:.1f} MB")
+    assert most[1] < 1.25 * most[0]

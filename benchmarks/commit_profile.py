@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Clocks:
         self._within: list[float] = []
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str) -> Generator[None]:
         """What happens here is of this part."""
         name = PRUNE if PRUNE in self._open else name
         self._open.append(name)
@@ -72,6 +72,10 @@ class Clocks:
         setattr(owner, function, clocked)
 
 
+def _statement(_: object, sql: str, *_values: object) -> str:
+    return f"backend: {sql.split()[0]}"
+
+
 def clock_all(clocks: Clocks) -> None:
     """Puts the parts of a commit under clocks, for the rest of this process."""
     run, files, sqlite = durable_store.run, durable_store_backends.files, durable_store_backends.sqlite
@@ -82,7 +86,7 @@ def clock_all(clocks: Clocks) -> None:
     for backend in (sqlite.SqliteBackend, files.FileBackend):
         clocks.clock(backend, "save", "backend: all else")
         clocks.clock(backend, "prune", PRUNE)
-    clocks.clock(sqlite, "_rows", lambda _, sql, *__: f"backend: {sql.split()[0]}")
+    clocks.clock(sqlite, "_rows", _statement)
     clocks.clock(files, "_flush", "backend: two flushes")
     clocks.clock(files, "_link", "backend: link")
     clocks.clock(run.Run, "commit", "run: all else")

@@ -87,6 +87,13 @@ def goal_text(goal_id: str | int) -> str:
     return _id("goal_id", goal_id)
 
 
+def goal_from_text(text: str) -> str:
+    """The goal id of its text form, as it stands in a key's before the first `/`. Raises InvalidKey."""
+    if "/" in goal_text(text):
+        raise InvalidKey(f"{shown(text)} is no goal as a key shows it: that is all in front of the first /")
+    return CheckpointKey.parse(f"{text}/0/-").goal_id
+
+
 def check_step(step: int) -> int:
     """The step itself, 0 to 2**53 - 1. Raises InvalidKey for anything else; a bool is no step."""
     return _whole("step", step, MAX_STEP)

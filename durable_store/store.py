@@ -131,7 +131,7 @@ class Store:
             raise InvalidArgument(f"keep must be an int of at least 1, not {shown(keep)}")
         removed = reading.prunable(self.backend, key, keep)
         if removed:
-            self.backend.prune(key, removed)
+            self.backend.prune(key, removed[::-1])  # cut off, it leaves nothing without what that needs
         return removed
 
     def load(self, key: CheckpointKey, step: int) -> Checkpoint:

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 
 from durable_store import CheckpointConflict, CheckpointKey, Store, open_store
 from durable_store.record import encode, timestamp
-from tests.filled import fill, records
+from durable_store_backends.memory import MemoryBackend
+from tests.filled import ODD_IDS, fill, records
 from tests.test_cli import Told, on_a_terminal
 
 KEY = CheckpointKey("g", 0, "o-0")
@@ -128,7 +130,9 @@ def test_prune_leaves_a_key_that_it_cannot_read_and_tells(url: str, store: Store
     told = Told("prune", url, "--keep", "1", "-y")
     assert told.status == 1
     assert told.out == "removed 2 steps of 1 key\n"
-    assert told.err.startswith("durable-store: 1 key left as they are; the first: broken/0/a: all of its records are")
+    assert told.err.startswith(
+        "durable-store: 1 key could not be pruned; the first: broken/0/a: all of its records are"
+    )
     assert store.backend.steps(broken) == [2, 1, 0]
 
 
@@ -254,3 +258,82 @@ def test_a_store_that_is_not_there_or_is_empty_is_told(tmp_path: Path) -> None:
         assert (told.status, told.error) == (1, f"durable-store: there is no store at {tmp_path}/nothing.db\n")
     (tmp_path / "empty").mkdir()
     assert Told("stats", tmp_path / "empty").out == "0 goals, 0 episodes, 0 keys, 0 steps, 0 bytes\n"
+
+
+def test_a_fork_that_is_refused_has_started_no_episode(url: str, store: Store) -> None:
+    store.save(CheckpointKey("g", 1, "o-0"), 0, "a stranger's")
+    told = Told("fork", url, "g/0/o-0", "g/1/o-0")
+    assert (told.status, told.error) == (1, "durable-store: g/1/o-0 is not empty: a fork begins a key\n")
+    assert [episode.id for episode in store.episodes("g")] == [0]
+    told = Told("fork", url, "g/0/o-0", "g/1/o-1", "--step", "7")
+    assert told.status == 1
+    assert [episode.id for episode in store.episodes("g")] == [0]
+
+
+def test_goals_are_taken_as_ls_prints_them(url: str, store: Store) -> None:
+    for goal in ODD_IDS:
+        store.resume(goal, "o-0").commit({})
+    keys = [line.split("\t")[0] for line in Told("ls", url).out.splitlines()[1:]]
+    assert len(keys) == len(ODD_IDS) + 1
+    told = Told("rm", url, "a%2fb", "-y")
+    assert told.out == "removed 1 step of 1 key\n"
+    assert {key.goal_id for key in store.keys()} == {*ODD_IDS, "g"} - {"a/b"}
+    for key in keys:
+        if key != "a%2fb/0/o-0":
+            assert Told("episodes", url, "--", key.partition("/")[0]).status == 0, key
+    assert "is no goal as a key shows it" in Told("rm", url, "a/b", "-y").error
+
+
+@pytest.mark.parametrize("command", [["verify"], ["copy", "{}/target"], ["prune", "--keep", "1"]])
+@pytest.mark.usefixtures("store")
+def test_a_goal_that_is_not_there_is_told(command: list[str], url: str, tmp_path: Path) -> None:
+    told = Told(command[0], url, *(part.format(tmp_path) for part in command[1:]), "--goal", "nobody")
+    assert (told.status, told.err) == (
+        1,
+        "durable-store: there is no goal 'nobody' in this store: see `durable-store ls`\n",
+    )
+
+
+def test_without_any_stdin_it_says_what_to_do(url: str, store: Store) -> None:
+    command = f"{sys.executable} -m durable_store.cli prune {url} --keep 1 <&-"
+    told = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "say so: -y" in told.stderr
+    assert len(store.history(KEY)) == 3
+
+
+def test_prune_leaves_nothing_without_its_bases_wherever_it_is_cut_off() -> None:
+    class Ends(MemoryBackend):
+        left = 0
+
+        def prune(self, key: CheckpointKey, steps: Collection[int]) -> None:
+            super().prune(key, list(steps)[: self.left])
+
+    for left in range(20):
+        backend = Ends()
+        store = Store(backend)
+        with store.resume("g", "o-0", keep=None, initial={"log": ["-" * 9000]}) as run:
+            for number in range(20):
+                run.commit({"log": [*run.state["log"], f"{number} " * 50]})
+        backend.left = left
+        store.prune(KEY, keep=2)
+        assert all(store.load(KEY, info.step) for info in store.history(KEY))
+
+
+def test_prune_goes_on_past_a_key_that_the_storage_refuses(tmp_path: Path) -> None:
+    with open_store(tmp_path / "files") as store:
+        for goal in ("a", "b", "c"):
+            run = store.resume(goal, "o-0", keep=None)
+            for number in range(4):
+                run.commit(number)
+    record = tmp_path / "files" / "b" / "000000000" / "o-0" / "0000000000000001.ckpt"
+    record.unlink()
+    record.mkdir()
+    told = Told("prune", tmp_path / "files", "--keep", "1", "-y")
+    assert told.status == 1
+    assert told.out == "removed 6 steps of 2 keys\n"
+    assert told.err.startswith("durable-store: 1 key could not be pruned; the first: cannot remove ")
+    told = Told("prune", tmp_path / "files", "--keep", "1", "--finished", "-y")
+    assert (told.status, told.out) == (0, "removed 0 steps of 0 keys\n")
+    (tmp_path / "files" / "a" / "000000000" / "%40episode" / "0000000000000000.ckpt").write_bytes(b"")
+    assert Told("prune", tmp_path / "files", "--keep", "1", "--finished", "-y").status == 1

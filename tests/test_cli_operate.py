@@ -55,7 +55,7 @@ def test_copy_says_how_many_were_copied_and_how_many_were_there(source: str, tmp
 def test_copy_as_json_tells_counts_and_problems(source: str, files: Path) -> None:
     record = files / TWO
     record.write_bytes(b"another")
-    ran = Told("copy", source, files, "--goal", "one", "--goal", "%", "--json")
+    ran = Told("copy", source, files, "--goal", "one", "--goal", "%25", "--json")
     assert ran.status == 1
     assert ran.err.startswith("durable-store: the target has other records at 1 steps: one/")
     told = json.loads(ran.out)
@@ -125,7 +125,7 @@ def test_on_a_terminal_findings_are_folded_and_the_bar_is_gone_at_the_end(files:
     assert "\x1b[1;31mempty\x1b[0m  one/" in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert all(len(line) <= columns for line in plain.replace("\r", "\n").splitlines())
-    shown = on_a_terminal(["copy", str(files), f"sqlite:///{files}.db", "--goal", "a/b"], columns)
+    shown = on_a_terminal(["copy", str(files), f"sqlite:///{files}.db", "--goal", "a%2fb"], columns)
     assert "records copied" in shown
 
 

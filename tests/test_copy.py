@@ -23,6 +23,7 @@ from durable_store import (
 )
 from durable_store.operations import Copied, copy
 from durable_store.operations.ahead import AT_ONCE
+from durable_store_backends.files import FileBackend
 from durable_store_backends.memory import MemoryBackend
 from tests.failing import Failing
 from tests.filled import fill, goals, records
@@ -323,3 +324,109 @@ def test_a_hundred_thousand_records_take_no_more_memory_than_ten_thousand(
         most.append(kilobytes)
     record_figure(f"10 000 records: {most[0] / 1000:.1f} MB at most; 100 000: {most[1] / 1000:.1f} MB")
     assert most[1] < 1.25 * most[0]
+
+
+def test_of_a_key_the_oldest_are_copied_first_however_many_there_are(tmp_path: Path) -> None:
+    """Cut off anywhere, each record in the target has what it builds on."""
+    source = Store(MemoryBackend())
+    with source.resume("g", "o-0", keep=None, initial={"log": ["-" * 9000]}) as run:
+        for number in range(60):
+            run.commit({"log": [*run.state["log"], f"{number} " * 50]})
+
+    class Ends(FileBackend):
+        left = 35
+
+        def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise StoreUnavailable("the line is cut")
+            return super().save(key, step, record)
+
+    target = Store(Ends(tmp_path / "target"))
+    with pytest.raises(StoreUnavailable):
+        copy(source, target)
+    assert target.backend.steps(run.key) == list(range(34, -1, -1))
+    assert [target.load(run.key, step).step for step in range(35)] == list(range(35))
+
+
+def test_one_record_that_the_source_refuses_is_told_and_all_others_are_copied(tmp_path: Path) -> None:
+    source, target = Store(FileBackend(tmp_path / "source")), Store(MemoryBackend())
+    fill(source, 12)
+    path = next((tmp_path / "source" / "g-1").glob("*/o-0/*2.ckpt"))
+    everything = records(source.backend)
+    path.unlink()
+    path.mkdir()
+    reports: list[Copied] = []
+    with pytest.raises(CheckpointDamaged, match=r"1 records are damaged.*Is a directory"):
+        copy(source, target, report=reports.append)
+    [unreadable] = [each for each in reports if each.outcome == "unreadable"]
+    assert unreadable.step == 2
+    assert records(target.backend) == {
+        place: record for place, record in everything.items() if place != (unreadable.key, 2)
+    }
+
+
+def test_a_key_that_has_gone_on_in_the_target_is_left_as_it_is(source: Store, target: Store) -> None:
+    run = source.resume("of both", "o-0", keep=1)
+    for number in range(11):
+        run.commit(number)
+    copy(source, target)
+    there = target.resume("of both", "o-0", keep=1)
+    there.commit("gone on")
+    for number in range(11, 30):
+        run.commit(number)
+    before = {place: record for place, record in records(target.backend).items() if place[0] == run.key}
+    with pytest.raises(CheckpointConflict, match=r"of both/0/o-0 has a step 11 in the target"):
+        copy(source, target)
+    assert {place: record for place, record in records(target.backend).items() if place[0] == run.key} == before
+    there.commit("and on")
+
+
+def test_a_key_that_has_gone_on_in_the_source_is_copied_again(source: Store, target: Store) -> None:
+    run = source.resume("g", "o-0", keep=1)
+    for number in range(11):
+        run.commit(number)
+    copy(source, target)
+    for number in range(11, 30):
+        run.commit(number)
+    copy(source, target)
+    newest = target.latest(run.key)
+    assert newest
+    assert newest.state == 29
+
+
+def test_of_two_episodes_under_way_the_older_is_never_alone() -> None:
+    source = Store(MemoryBackend())
+    for number in range(3):
+        source.start_episode("g", root="o-0")
+        source.resume("g", "o-0").commit(number)
+    for last in range(len(records(source.backend))):
+
+        class Ends(MemoryBackend):
+            left = last
+
+            def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
+                self.left -= 1
+                if self.left < 0:
+                    raise StoreUnavailable("the line is cut")
+                return super().save(key, step, record)
+
+        backend = Ends()
+        with pytest.raises(StoreUnavailable):
+            copy(source, Store(backend))
+        assert [episode.id for episode in Store(backend).episodes("g")] in ([], [2, 1, 0])
+
+
+def test_a_damaged_record_is_told_each_time_also_a_large_one(source: Store, target: Store) -> None:
+    source.backend.save(KEY, 0, b"x" * 200_000)
+    for _ in range(2):
+        with pytest.raises(CheckpointDamaged):
+            copy(source, target)
+    target.backend.prune(KEY, [0])
+    target.backend.save(KEY, 0, b"x" * 100_000)
+    with pytest.raises(CheckpointConflict):
+        copy(source, target)
+
+
+def test_a_goal_that_is_named_twice_is_copied_once(source: Store, target: Store) -> None:
+    assert copy(source, target, goals=["g-1", "g-1"]).copied == copy(source, target, goals=["g-1"]).there

@@ -1,5 +1,6 @@
 """Verifying a store: each fault is found and named for what it is, sound records raise no alarm, nothing is changed."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from durable_store import CheckpointKey, Store, StoreUnavailable
+from durable_store import CheckpointConflict, CheckpointKey, Store, StoreUnavailable
 from durable_store.operations import ADVICE, Finding, Verified, verify
 from durable_store.record import encode
 from durable_store_backends.files import FileBackend
@@ -190,7 +191,7 @@ def test_a_record_in_the_place_of_another_is_found_by_the_one_behind_it() -> Non
     [finding] = found_in(store)
     assert finding.kind == "replaced"
     assert finding.what == "g/0/o-0 step 1 is not the record that step 2 was written after"
-    assert finding.is_damage
+    assert not finding.is_damage, "a run that was superseded may have left it"
 
 
 @pytest.mark.parametrize(("gone", "words"), [([2], "step 2"), ([2, 3, 4], "steps 2 to 4")])
@@ -225,7 +226,7 @@ def test_an_episode_that_cannot_be_found_is_told() -> None:
     found = found_in(store)
     assert {finding.kind for finding in found} == {"episode"}
     assert {finding.what for finding in found} == {
-        "episode 1 of goal 'g' was never started, and 2 was",
+        "g/2/@episode is there, and the record that episode 1 was started is not",
         "odd/0/@episode step 0 does not tell about an episode",
     }
 
@@ -267,3 +268,96 @@ def test_a_run_that_commits_and_prunes_meanwhile_raises_no_alarm(store: Store) -
 
 def test_every_kind_of_finding_has_advice_in_one_line() -> None:
     assert all(advice and "\n" not in advice for advice in ADVICE.values())
+
+
+def test_what_a_superseded_newcomer_has_left_behind_is_no_damage() -> None:
+    """It resumed at 2 and stalled; others went on from there, pruned its next step, and it saved that all the same."""
+    store = Store(MemoryBackend())
+    run = store.resume("g", "o-0", keep=1)
+    for number in range(3):
+        run.commit(number)
+    newcomer = store.resume("g", "o-0", keep=1)
+    for number in range(3, 9):
+        run.commit(number)
+    with pytest.raises(CheckpointConflict):
+        newcomer.commit("late")
+    assert 3 in store.backend.steps(run.key)
+    assert not any(finding.is_damage for finding in found_in(store))
+
+
+def sealed(rest: bytes) -> bytes:
+    return hashlib.sha256(rest).hexdigest().encode() + b" " + rest
+
+
+HEADER = b'{"v":1,"goal":"g","episode":0,"checkpoint":"o-0","step":0,"size":"abc","encoding":""}\n'
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        (sealed(b"hello\n"), "malformed"),
+        (sealed(b"no line feed"), "malformed"),
+        (sealed(b"[1]\n"), "malformed"),
+        (sealed(b"{}\n"), "malformed"),
+        (sealed(HEADER), "malformed"),
+        (b"0" * 64 + b" " + HEADER, "flipped"),
+        (b"\0" * 500, "flipped"),
+        (b"junk", "flipped"),
+        (sealed(b'{"v":2,"crit":[]}\nnewer'), "unsupported"),
+    ],
+)
+def test_whatever_stands_in_a_record_s_place_is_named(record: bytes, kind: str) -> None:
+    store = Store(MemoryBackend())
+    store.backend.save(CheckpointKey("g", 0, "o-0"), 0, record)
+    assert [finding.kind for finding in found_in(store)] == [kind]
+
+
+def test_a_base_that_is_refused_is_told_and_all_else_is_looked_at(store: Store) -> None:
+    paths, others = grow(store, "of-long-states"), grow(store, "later")
+    needs_it = [path for path in paths if 0 in needed_by(path)]
+    assert needs_it
+    directory(paths[:1])
+    others[-1].write_bytes(b"")
+    kinds = {finding.place: finding.kind for finding in found_in(store)}
+    expected = {place_of(paths[0]): "unreadable", place_of(others[-1]): "empty"}
+    assert kinds == expected | {place_of(path): "base" for path in needs_it}
+
+
+def test_a_link_that_leads_nowhere_is_unreadable(store: Store) -> None:
+    paths = grow(store, "g")
+    paths[-1].unlink()
+    paths[-1].symlink_to("nowhere")
+    [finding] = found_in(store)
+    assert (finding.place, finding.kind) == (place_of(paths[-1]), "unreadable")
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 1]])
+def test_an_episode_whose_beginning_is_lost_is_told(steps: list[int]) -> None:
+    store = Store(MemoryBackend())
+    run = store.resume("g", "o-0")
+    for number in range(3):
+        run.commit(number)
+    run.finish()
+    assert found_in(store) == []
+    store.backend.prune(CheckpointKey("g", 0, "@episode"), steps)
+    found = found_in(store)
+    assert {finding.kind for finding in found} == {"episode"}
+    assert "g/0/o-0 is there, and the record that episode 0 was started is not" in {each.what for each in found}
+
+
+def test_many_files_that_come_and_go_raise_no_alarm(store: Store) -> None:
+    ended = threading.Event()
+
+    def commit() -> None:
+        with store.resume("g", "o-0", keep=50) as run:
+            while not ended.is_set():
+                run.commit(run.step)
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    try:
+        for _ in range(60):
+            assert found_in(store) == []
+    finally:
+        ended.set()
+        thread.join()

@@ -23,15 +23,18 @@ def strangers(root: Path) -> Iterator[tuple[str, str, str]]:
 
 def _below(directory: Path, depth: int) -> Iterator[tuple[str, str, str]]:
     """What is in a directory: of goals, of episodes, of checkpoints, of records."""
-    with os.scandir(directory) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    try:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:  # removed meanwhile
+        return
     for entry in entries:
         if depth == 3:
             yield from _of_record(entry)
         elif not _is_ours(entry.name, depth) or not entry.is_dir():
             yield entry.path, "foreign", f"{entry.path} is nothing that this store has made"
         else:
-            yield from _open_to_others(entry)
+            yield from _open_to_others(Path(entry.path))
             yield from _below(Path(entry.path), depth + 1)
 
 
@@ -43,7 +46,7 @@ def _of_record(entry: os.DirEntry[str]) -> Iterator[tuple[str, str, str]]:
     nearly = _NEARLY_A_RECORD.fullmatch(entry.name)
     if _RECORD.fullmatch(entry.name):
         if entry.is_file():  # else it cannot be read, which is told of the step
-            yield from _open_to_others(entry)
+            yield from _open_to_others(Path(entry.path))
     elif _UNNAMED.fullmatch(entry.name):
         yield entry.path, "left over", f"{entry.path} never got the name of a record"
     elif nearly:
@@ -57,7 +60,10 @@ def _of_record(entry: os.DirEntry[str]) -> Iterator[tuple[str, str, str]]:
         yield entry.path, "foreign", f"{entry.path} is nothing that this store has made"
 
 
-def _open_to_others(entry: os.DirEntry[str]) -> Iterator[tuple[str, str, str]]:
-    mode = stat.S_IMODE(entry.stat().st_mode)
+def _open_to_others(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:  # removed meanwhile
+        return
     if mode & _OTHERS:
-        yield entry.path, "permissions", f"{entry.path} has mode {mode:04o}: others than its owner may use it"
+        yield str(path), "permissions", f"{path} has mode {mode:04o}: others than its owner may use it"

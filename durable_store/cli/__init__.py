@@ -9,7 +9,7 @@ def main() -> int:
         from durable_store.cli import app  # noqa: PLC0415 - an optional library is imported where it is used
     except ModuleNotFoundError as err:
         library = (err.name or "").partition(".")[0]
-        if library not in {"click", "jsonpatch", "rich", "typer"}:
+        if library not in {"click", "jsonpatch", "jsonpointer", "rich", "typer"}:
             raise
         sys.stderr.write(f"durable-store: the command needs {library}: pip install 'durable-store[cli]'\n")
         return 2

@@ -10,11 +10,18 @@ from typing import Annotated
 import typer
 
 from durable_store import episode as episodes
-from durable_store.cli.look import Key, Url, existing
+from durable_store.cli.look import Key, Url, existing, goals_there
 from durable_store.cli.output import Failure, Row, count_of, key_fields, print_line, to_json
-from durable_store.errors import CheckpointDamaged, CheckpointNotFound, InvalidArgument
-from durable_store.key import CheckpointKey, goal_text
+from durable_store.errors import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointNotFound,
+    InvalidArgument,
+    StoreUnavailable,
+)
+from durable_store.key import CheckpointKey, goal_from_text
 from durable_store.reading import prunable
+from durable_store.record import random_tag, writer_name
 from durable_store.run import MAX_KEEP
 from durable_store.store import Store
 
@@ -68,14 +75,22 @@ def fork(
         if checkpoint is None:
             raise CheckpointNotFound(f"{source} has no checkpoints to fork from: see `durable-store ls`")
         if target.episode_id == episodes.newest_number(store.backend, target.goal_id) + 1:
-            started = store.start_episode(target.goal_id, root=target.checkpoint_id)
-            if started != target.episode_id:
-                raise Failure(f"another process has started episode {target.episode_id}, and this one {started}: again")
+            _start_for(store, target)
         store.fork(source, target, step=checkpoint.step)
     if as_json:
         typer.echo(to_json({**key_fields(target), "of": str(source), "step": checkpoint.step}))
     else:
         print_line(f"{target} step 0 is {source} step {checkpoint.step}")
+
+
+def _start_for(store: Store, target: CheckpointKey) -> None:
+    """Starts the episode of a fork, that one or none."""
+    if store.latest(target, skip_damaged=True) is not None:
+        raise CheckpointConflict(f"{target} is not empty: a fork begins a key")
+    writer = writer_name(random_tag())
+    new = episodes.registration(target.goal_id, target.episode_id, target.checkpoint_id, writer)
+    if not episodes.claim(store.backend, target.goal_id, new):
+        raise CheckpointConflict(f"another process has just started episode {target.episode_id}: fork into another one")
 
 
 def prune(
@@ -99,19 +114,19 @@ def prune(
     before = None if older_than is None else _ago(older_than)
     problems: list[str] = []
     with existing(url) as store:
-        keys = _keys_to_prune(store, goal, finished=finished, before=before)
-        pruned = list(_to_prune(store, keys, keep, problems))
-        steps = sum(len(each.steps) for each in pruned)
-        told = f"{count_of(steps, 'step')} of {count_of(len(pruned), 'key')}"
-        if steps and not dry_run:
+        names = goals_there(store, None if goal is None else [goal])
+        keys = store.keys(names[0] if names else None)
+        pruned = list(_to_prune(store, keys, keep, problems, finished=finished, before=before))
+        told = _counted(pruned)
+        if pruned and not dry_run:
             _ask(f"remove {told}", yes=yes)
-            for each in pruned:
-                store.backend.prune(each.key, each.steps)
+            pruned = [each for each in pruned if _prune(store, each, problems)]
+            told = _counted(pruned)
     _tell_removed(
         told, [{**key_fields(each.key), "steps": each.steps} for each in pruned], as_json=as_json, dry_run=dry_run
     )
     if problems:
-        raise Failure(f"{count_of(len(problems), 'key')} left as they are; the first: {problems[0]}")
+        raise Failure(f"{count_of(len(problems), 'key')} could not be pruned; the first: {problems[0]}")
 
 
 def rm(
@@ -128,7 +143,7 @@ def rm(
     The numbers of its episodes stay taken. Stop its runs first. Interrupted, it never shows an older step as the
     newest: run it again.
     """
-    name = goal_text(goal)
+    name = goal_from_text(goal)
     with existing(url) as store:
         there = [key for key in store.keys(name) if episode in (None, key.episode_id)]
         if not there:
@@ -148,30 +163,49 @@ class _Pruned:
     steps: list[int]
 
 
-def _keys_to_prune(
-    store: Store, goal: str | None, *, finished: bool, before: datetime | None
-) -> Iterator[CheckpointKey]:
-    for key in store.keys(goal):
-        if finished:
-            episode = episodes.read(store.backend, key.goal_id, key.episode_id)
-            if episode is None or episode.status not in ("finished", "failed"):
-                continue
-        if before is not None:
-            newest = store.history(key)[:1]
-            if not newest or newest[0].saved_at is None or newest[0].saved_at >= before:
-                continue
-        yield key
+def _counted(pruned: list[_Pruned]) -> str:
+    return f"{count_of(sum(len(each.steps) for each in pruned), 'step')} of {count_of(len(pruned), 'key')}"
 
 
-def _to_prune(store: Store, keys: Iterable[CheckpointKey], keep: int, problems: list[str]) -> Iterator[_Pruned]:
+def _to_prune(
+    store: Store,
+    keys: Iterable[CheckpointKey],
+    keep: int,
+    problems: list[str],
+    *,
+    finished: bool,
+    before: datetime | None,
+) -> Iterator[_Pruned]:
+    """What is to be removed of each key that is wanted; what is wrong with a key is added to `problems`."""
     for key in keys:
         try:
-            steps = prunable(store.backend, key, keep)
-        except CheckpointDamaged as err:
+            if _is_wanted(store, key, finished=finished, before=before):
+                steps = prunable(store.backend, key, keep)
+                if steps:
+                    yield _Pruned(key, steps)
+        except (CheckpointDamaged, StoreUnavailable) as err:
             problems.append(str(err))
-        else:
-            if steps:
-                yield _Pruned(key, steps)
+
+
+def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: datetime | None) -> bool:
+    if finished:
+        episode = episodes.read(store.backend, key.goal_id, key.episode_id)
+        if episode is None or episode.status not in ("finished", "failed"):
+            return False
+    if before is None:
+        return True
+    newest = store.latest(key)
+    return newest is not None and newest.saved_at < before
+
+
+def _prune(store: Store, pruned: _Pruned, problems: list[str]) -> bool:
+    """Removes the steps, the newest of them first: cut off, it leaves nothing without what that needs."""
+    try:
+        store.backend.prune(pruned.key, pruned.steps[::-1])
+    except StoreUnavailable as err:
+        problems.append(str(err))
+        return False
+    return True
 
 
 def _ago(text: str) -> datetime:
@@ -188,7 +222,7 @@ def _ask(what: str, *, yes: bool) -> None:
     """Goes on when a person says so, or the command line has."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         raise InvalidArgument(f"to {what} say so: -y, as there is no terminal to ask on (or --dry-run)")
     try:
         agreed = typer.confirm(f"{what}?", err=True)

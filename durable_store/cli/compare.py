@@ -1,6 +1,7 @@
 """What changed between two steps: `diff`."""
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
@@ -68,6 +69,7 @@ class _Change(NamedTuple):
 
 def _changes(state: Any, patch: list[dict[str, Any]]) -> Iterator[_Change]:
     """The changes in their order, each at its place in the state as those before it have left it."""
+    state = deepcopy(state)
     for operation in patch:
         pointer: str = operation["path"]
         match operation["op"]:
@@ -81,7 +83,7 @@ def _changes(state: Any, patch: list[dict[str, Any]]) -> Iterator[_Change]:
                 moved = jsonpointer.resolve_pointer(state, operation["from"])
                 yield _Change("-", operation["from"], [moved])
                 yield _Change("+", pointer, [moved])
-        state = jsonpatch.apply_patch(state, [operation])
+        state = jsonpatch.apply_patch(state, [operation], in_place=True)
 
 
 def _print_tree(changes: Iterable[_Change]) -> None:

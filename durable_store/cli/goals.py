@@ -22,8 +22,9 @@ from durable_store.cli.output import (
     time_field,
     to_json,
 )
+from durable_store.key import goal_from_text
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.copying import keys_of
+from durable_store.operations.places import keys_of
 
 if TYPE_CHECKING:
     from durable_store.key import CheckpointKey
@@ -52,10 +53,11 @@ def episodes(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, an object for each row.")] = False,
 ) -> None:
     """List the episodes of a goal, newest first: how each stands, since when, and what came of it."""
+    name = goal_from_text(goal)
     with existing(url) as store:
-        found = store.episodes(goal)
+        found = store.episodes(name)
     if not found:
-        raise Failure(f"goal {goal!r} has no episodes: see `durable-store ls`")
+        raise Failure(f"goal {name!r} has no episodes: see `durable-store ls`")
     rows: list[Row] = [
         {
             "episode_id": each.id,
@@ -90,7 +92,7 @@ def stats(
         backend = store.backend
         places = ((key, step) for key in keys_of(backend, None) for step in backend.steps(key))
         for key, size in ahead(threads, lambda place: (place[0], len(backend.load(*place) or b"")), places, AT_ONCE):
-            seen(key, size)
+            seen(size)
             steps[key] += 1
             sizes[key] += size
     keys = [key for key in steps if not key.checkpoint_id.startswith("@")]

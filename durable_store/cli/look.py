@@ -26,7 +26,7 @@ from durable_store.cli.output import (
     to_json,
 )
 from durable_store.errors import CheckpointDamaged, CheckpointNotFound, CheckpointUnsupported, StoreUnavailable
-from durable_store.key import CheckpointKey
+from durable_store.key import CheckpointKey, goal_from_text
 from durable_store.record import Checkpoint
 from durable_store.store import Store, open_store
 
@@ -94,15 +94,16 @@ def ls(
     separated by tabs, and times and sizes are exact. A store whose fencing is off is named on stderr.
     """
     refusals: list[str] = []
+    name = None if goal is None else goal_from_text(goal)
     with existing(url) as store:
         if getattr(store.backend, "fencing", True) is False:
             typer.echo("durable-store: fencing is off in this store: two writers of one step can both win", err=True)
-        keys = store.keys(goal)
+        keys = store.keys(name)
         if on_terminal() and not as_json:
             keys = iter(sorted(keys))  # people search with their eyes; a pipe gets each row as soon as it is known
         count = print_rows(_KEYS, _rows_of_keys(store, keys, refusals), as_json=as_json)
         if not count and not as_json:
-            of_goal = "" if goal is None else f" of goal {goal!r}"
+            of_goal = "" if name is None else f" of goal {name!r}"
             typer.echo(f"no checkpoints{of_goal} in {printable(url)}")
     if refusals:
         raise Failure(f"of {count} keys {len(refusals)} could not be read in full; the first: {refusals[0]}")
@@ -164,6 +165,17 @@ def show(
     for name in ("key", "step", "saved_at", "writer", "size", "meta"):
         _print_fact(name, fields)
     _print_state(checkpoint.state)
+
+
+def goals_there(store: Store, texts: list[str] | None) -> list[str] | None:
+    """The goals that were named, each of which must be there; None for all."""
+    if not texts:
+        return None
+    names = [goal_from_text(text) for text in texts]
+    for name in names:
+        if next(store.backend.keys(name), None) is None:
+            raise Failure(f"there is no goal {name!r} in this store: see `durable-store ls`")
+    return names
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Whole stores in an operator's hands: `copy`, `verify`."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from durable_store.cli.look import Url, existing
+from durable_store.cli.look import Url, existing, goals_there
 from durable_store.cli.output import (
     Failure,
     Row,
@@ -25,11 +26,12 @@ from durable_store.cli.output import (
     printable,
     to_json,
 )
-from durable_store.errors import CheckpointConflict, CheckpointDamaged, InvalidArgument
-from durable_store.key import CheckpointKey
+from durable_store.errors import InvalidArgument
 from durable_store.operations import Copied, Finding, Tally
 from durable_store.operations import copy as copy_store
 from durable_store.operations import verify as verify_store
+from durable_store.operations.ahead import AT_ONCE, ahead
+from durable_store.operations.places import keys_of
 from durable_store.store import Store, open_store
 
 Goals = Annotated[
@@ -53,32 +55,25 @@ def copy(
     ever replaced. Stop the runs first, and resume none in DST before the copy has ended. The exit status is 1 when
     something in DST is another record, or a record is damaged: these are listed.
     """
-    if source == target:
-        raise InvalidArgument("SRC and DST are the same store: name another one to copy into")
     problems: list[Row] = []
-    wrong: CheckpointConflict | CheckpointDamaged | None = None
     tally = Tally()
-    with existing(source) as here, open_store(target) as there, progress(here, goal, "copy") as seen:
-
-        def note(copied: Copied) -> None:
-            tally.count(copied)
-            seen(copied.key, copied.size if copied.outcome == "copied" else 0)
-            if copied.problem:
-                row = {**key_fields(copied.key), "step": copied.step, "outcome": copied.outcome}
-                problems.append({**row, "problem": copied.problem})
-
+    with existing(source) as here, open_store(target) as there:
+        if repr(here.backend) == repr(there.backend):
+            raise InvalidArgument("SRC and DST are the same store: name another one to copy into")
+        goals = goals_there(here, goal)
         try:
-            copy_store(here, there, goals=goal, verify=verify, report=note)
-        except (CheckpointConflict, CheckpointDamaged) as err:
-            wrong = err
-    if as_json:
-        typer.echo(to_json({**asdict(tally), "problems": problems}))
-    else:
-        for row in problems:
-            print_line(f"{row['outcome']}\t{row['problem']}")
-        print_line(f"{count_of(tally.copied, 'record')} copied ({pretty_size(tally.size)}), {tally.there} there before")
-    if wrong:
-        raise wrong
+            with progress(here, goals, "copy") as seen:
+
+                def note(copied: Copied) -> None:
+                    tally.count(copied)
+                    seen(copied.size if copied.outcome == "copied" else 0)
+                    if copied.problem:
+                        row = {**key_fields(copied.key), "step": copied.step, "outcome": copied.outcome}
+                        problems.append({**row, "problem": copied.problem})
+
+                copy_store(here, there, goals=goals, verify=verify, report=note)
+        finally:  # however it has ended
+            _tell_copied(tally, problems, as_json=as_json)
 
 
 def verify(
@@ -94,18 +89,37 @@ def verify(
     odd, a foreign file for one, is told and fails nothing.
     """
     findings: list[Finding] = []
-    with existing(url) as store, progress(store, goal, "verify") as seen:
-        verified = verify_store(store, goals=goal, report=findings.append, progress=seen)
-    if as_json:
-        rows = [{**asdict(each), "is_damage": each.is_damage, "advice": each.advice} for each in findings]
-        typer.echo(to_json(rows))
-    else:
-        for each in findings:
-            _tell(each)
+    with existing(url) as store:
+        goals = goals_there(store, goal)
+        try:
+            with progress(store, goals, "verify") as seen:
+                verified = verify_store(store, goals=goals, report=findings.append, progress=lambda _, size: seen(size))
+        finally:  # however it has ended
+            _tell_findings(findings, as_json=as_json)
     read = f"{count_of(verified.records, 'record')} read ({pretty_size(verified.size)})"
     if verified.damaged:
         raise Failure(f"{read}: {verified.damaged} damaged, {verified.noted} odd")
     typer.echo(f"{read}: {'nothing is wrong' if not findings else f'{verified.noted} odd'}", err=as_json)
+
+
+def _tell_copied(tally: Tally, problems: list[Row], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(to_json({**asdict(tally), "problems": problems}))
+        return
+    for row in problems:
+        print_line(f"{row['outcome']}\t{row['problem']}")
+    gone = f", {tally.gone} removed meanwhile" if tally.gone else ""
+    copied = f"{count_of(tally.copied, 'record')} copied ({pretty_size(tally.size)})"
+    print_line(f"{copied}, {tally.there} there before{gone}")
+
+
+def _tell_findings(findings: list[Finding], *, as_json: bool) -> None:
+    if as_json:
+        rows = [{**asdict(each), "is_damage": each.is_damage, "advice": each.advice} for each in findings]
+        typer.echo(to_json(rows))
+        return
+    for each in findings:
+        _tell(each)
 
 
 def _tell(finding: Finding) -> None:
@@ -120,14 +134,12 @@ def _tell(finding: Finding) -> None:
 
 
 @contextmanager
-def progress(store: Store, goals: list[str] | None, title: str) -> Generator[Callable[[CheckpointKey, int], None]]:
-    """Something to be told of each record and its bytes; on a terminal a bar that counts keys, gone at the end."""
+def progress(store: Store, goals: Sequence[str] | None, title: str) -> Generator[Callable[[int], None]]:
+    """Something to be told of each record's bytes; on a terminal a bar, gone at the end, that counts them all first."""
     screen = error_console()
     if not screen.is_terminal:
-        yield lambda _key, _size: None
+        yield lambda _: None
         return
-    wanted: list[str | None] = [*goals] if goals else [None]
-    keys = sum(1 for goal in wanted for _ in store.backend.keys(goal))
     columns = (
         TextColumn(title),
         BarColumn(bar_width=24),
@@ -136,18 +148,19 @@ def progress(store: Store, goals: list[str] | None, title: str) -> Generator[Cal
         TextColumn("{task.fields[told]}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task(title, total=keys, told="")
+        task = bar.add_task(title, total=None, told="counting")
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            counts = ahead(threads, lambda key: len(store.backend.steps(key)), keys_of(store.backend, goals), AT_ONCE)
+            bar.update(task, total=sum(counts), told="")
         started = shown = time.monotonic()
-        last: CheckpointKey | None = None
-        done = records = size = 0
+        records = size = 0
 
-        def seen(key: CheckpointKey, more: int) -> None:
-            nonlocal last, done, records, size, shown
-            done += last is not None and key != last
-            last, records, size = key, records + 1, size + more
+        def seen(more: int) -> None:
+            nonlocal records, size, shown
+            records, size = records + 1, size + more
             if (now := time.monotonic()) - shown >= _OFTEN:
                 shown = now
                 told = f"{count_of(records, 'record')}, {records / (now - started):,.0f}/s, {pretty_size(size)}"
-                bar.update(task, completed=done, told=told)
+                bar.update(task, completed=records, told=told)
 
         yield seen

@@ -3,24 +3,24 @@
 A record's bytes say where it belongs and no more, so they are the same in every store: fences, deltas, bases and
 episodes move as they stand, and a run goes on in the new store where it stood in the old one.
 
-The order is what makes an interrupted copy harmless. First come the records of runs, each key's oldest first, so that
-what a delta builds on is there before it. What the store keeps of its own comes last, of an episode its beginning at
-the very end: as long as that is missing, nobody goes on from a part of what the source has.
+The order is what makes an interrupted copy harmless. First come the records of runs, each key's one after the other and
+oldest first, so that what a delta builds on is there before it. Episodes come last, a goal's newest first, of each its
+beginning at the end: until all of them are there, the first number is free, and nobody finds an episode to go on in.
 """
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from durable_store.backend import Backend
-from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported
-from durable_store.key import CheckpointKey, goal_text
+from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
+from durable_store.key import EPISODE_ID, CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.record import HEAD, check
+from durable_store.operations.places import goal_names, is_of_one_record, keys_of
+from durable_store.record import HEAD, Header, check, decode_header
 from durable_store.store import Store
-
-_IN_A_PIECE = 16  # records that one thread copies in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Copied:
         key: under which it is kept.
         step: its number.
         size: its bytes.
-        outcome: `copied`; `there` already, the same; `conflict`, another one is there, and stays; `gone`, removed from
-            the source since it was listed.
-        problem: what is wrong with it: how it is damaged, though it was copied as it is, or what stands in its place.
+        outcome: `copied`; `there` already, the same; `conflict`, another one is there, and stays; `unreadable`, the
+            source's storage refuses it; `gone`, removed from the source since it was listed.
+        problem: what is wrong: how it is damaged, though it was copied as it is, or why it was not copied.
     """
 
     key: CheckpointKey
@@ -52,7 +52,7 @@ class Tally:
         there: were there already.
         gone: were removed from the source since they were listed.
         conflicts: are others in the target.
-        damaged: are damaged, in both stores.
+        damaged: are damaged, in both stores, or cannot be read in the source.
         size: bytes of those that were copied.
     """
 
@@ -73,17 +73,11 @@ class Tally:
                 self.there += 1
             case "conflict":
                 self.conflicts += 1
-            case _:
+            case "gone":
                 self.gone += 1
+            case _:
+                pass
         self.damaged += copied.problem is not None and copied.outcome != "conflict"
-
-
-class _Piece(NamedTuple):
-    """Steps of one key, oldest first, and those that the target has."""
-
-    key: CheckpointKey
-    steps: Sequence[int]
-    there: frozenset[int]
 
 
 def copy(
@@ -100,40 +94,46 @@ def copy(
     Nothing in the target is ever replaced or removed, and nothing in the source is changed. Interrupted, it goes on
     where it was when it is called again: what is there is compared, not copied. What a run commits meanwhile may be
     missed, so stop the runs first, or copy once more after they have ended; and resume nothing in the target before it
-    has returned.
+    has returned. A key that has gone on by itself in the target is left as it is.
 
     A damaged record is copied as it is: without it a run in the target would go on from an older step, and nobody would
-    see that there had been a newer one. It is told at the end, when all the others are there, and so is a conflict.
+    see that there had been a newer one. It is told at the end, when all the others are there, and so are a conflict and
+    a record that the source's storage refuses.
 
     Args:
         source: where they are.
         target: where they go.
         goals: which; None for all.
-        verify: reads each record back and compares all of it, also those that were there; else of those the first 64
-            KiB, in which the digest of the whole stands.
-        at_once: how many are under way at the same time.
-        report: is told of each record, in the order in which they come to their end for each key.
+        verify: reads each record back and compares all of it. Those that were there are always compared.
+        at_once: how many keys are under way at the same time; of each a record, so memory holds as many.
+        report: is told of each record, by one thread at a time, of a key in the order of their copying.
 
     Raises:
         CheckpointConflict: the target has other records at some of the steps; it keeps them.
-        CheckpointDamaged: some of the records are damaged, in both stores now.
+        CheckpointDamaged: some of the records are damaged, in both stores now, or could not be read.
         StoreUnavailable: one of the stores cannot be reached; what was copied before stays.
     """
-    names = None if goals is None else [goal_text(goal) for goal in goals]
-    copying = _Copying(source.backend, target.backend, verify)
+    names = goal_names(goals)
     tally, first = Tally(), dict[bool, str]()
+    one_at_a_time = threading.Lock()
+
+    def tell(copied: Copied) -> None:
+        with one_at_a_time:
+            tally.count(copied)
+            if copied.problem:
+                first.setdefault(copied.outcome == "conflict", copied.problem)
+            report(copied)
+
+    copying = _Copying(source.backend, target.backend, verify, tell)
     with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-copy") as threads:
         try:
-            for of_the_store in (False, True):
-                keys = (key for key in keys_of(source.backend, names) if _is_the_store_s(key) is of_the_store)
-                pieces = (piece for found in ahead(threads, copying.pieces, keys, at_once) for piece in found)
-                for copied in ahead(threads, copying.copy, pieces, at_once):
-                    for each in copied:
-                        tally.count(each)
-                        if each.problem:
-                            first.setdefault(each.outcome == "conflict", each.problem)
-                        report(each)
+            numbers: dict[str, list[int]] = defaultdict(list)
+            for _ in ahead(threads, copying.key, _of_runs(source.backend, names, numbers), at_once):
+                pass
+            for _ in ahead(threads, copying.episodes, numbers.items(), at_once):
+                pass
         except BaseException:
+            copying.ended.set()
             threads.shutdown(wait=True, cancel_futures=True)
             raise
     if tally.conflicts:
@@ -143,70 +143,118 @@ def copy(
     return tally
 
 
-@dataclass(frozen=True, slots=True)
+def _of_runs(backend: Backend, names: Sequence[str] | None, numbers: dict[str, list[int]]) -> Iterator[CheckpointKey]:
+    """All keys but those of episodes, whose numbers are noted."""
+    for key in keys_of(backend, names):
+        if key.checkpoint_id == EPISODE_ID:
+            numbers[key.goal_id].append(key.episode_id)
+        else:
+            yield key
+
+
 class _Copying:
-    source: Backend
-    target: Backend
-    verify: bool
+    """One copy.
 
-    def pieces(self, key: CheckpointKey) -> list[_Piece]:
-        """What is to be done for a key."""
-        steps = sorted(self.source.steps(key), reverse=_is_the_store_s(key))
-        there = frozenset(self.target.steps(key))
-        return [_Piece(key, steps[at : at + _IN_A_PIECE], there) for at in range(0, len(steps), _IN_A_PIECE)]
+    Attributes:
+        ended: nobody begins with another record.
+    """
 
-    def copy(self, piece: _Piece) -> list[Copied]:
-        """Copies its records, one after the other."""
-        return [
-            self._compared(piece.key, step) if step in piece.there else self._copied(piece.key, step)
-            for step in piece.steps
-        ]
+    def __init__(self, source: Backend, target: Backend, verify: bool, tell: Callable[[Copied], None]) -> None:  # noqa: FBT001
+        self.ended = threading.Event()
+        self._source = source
+        self._target = target
+        self._verify = verify
+        self._tell = tell
 
-    def _copied(self, key: CheckpointKey, step: int) -> Copied:
-        record = self.source.load(key, step)
+    def key(self, key: CheckpointKey) -> None:
+        """Copies the records of a key, oldest first, unless the target's has gone on by itself."""
+        steps, there = self._source.steps(key)[::-1], self._target.steps(key)
+        if there and steps and there[0] not in steps and not self._was_in_source(key, there[0], steps):
+            words = (
+                f"{key} has a step {there[0]} in the target that the source never had: it has gone on by itself there"
+            )
+            self._tell(Copied(key, there[0], 0, "conflict", words))
+        else:
+            self._steps(key, steps, set(there))
+
+    def episodes(self, numbers_of_goal: tuple[str, list[int]]) -> None:
+        """Copies the episodes of a goal, newest first, of each what it began with at the end."""
+        goal, numbers = numbers_of_goal
+        for number in sorted(numbers, reverse=True):
+            key = CheckpointKey(goal, number, EPISODE_ID)
+            self._steps(key, self._source.steps(key), set(self._target.steps(key)))
+
+    def _steps(self, key: CheckpointKey, steps: Sequence[int], there: set[int]) -> None:
+        """Copies these steps; `there` are those that the target has."""
+        for step in steps:
+            if self.ended.is_set():
+                return
+            try:
+                record = self._source.load(key, step)
+            except StoreUnavailable as err:
+                if not is_of_one_record(err):
+                    raise
+                self._tell(Copied(key, step, 0, "unreadable", str(err)))
+                continue
+            copied = self._compared(key, step, record) if step in there else None
+            copied = copied or self._copied(key, step, record, there)
+            there.add(step)
+            self._tell(copied)
+
+    def _copied(self, key: CheckpointKey, step: int, record: bytes | None, there: set[int]) -> Copied:
         if record is None:
             return Copied(key, step, 0, "gone")
+        header, problem = _looked_at(record, key, step)
+        missing = [base for base, _ in header.bases if base not in there] if header else []
+        if missing and self._source.load(key, step) is None:
+            return Copied(key, step, 0, "gone")  # as its bases are
         try:
-            there = self.target.save(key, step, record)
+            found = self._target.save(key, step, record)
         except CheckpointConflict as err:
             return Copied(key, step, len(record), "conflict", str(err))
-        if there != record:
+        if found != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: another record is there")
-        if self.verify and self.target.load(key, step) != record:
+        if self._verify and self._target.load(key, step) != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: what was saved is not there")
-        return Copied(key, step, len(record), "copied", _problem(record, key, step))
+        if missing:
+            problem = f"{key} step {step} is damaged: its base, step {missing[0]}, is gone"
+        return Copied(key, step, len(record), "copied", problem)
 
-    def _compared(self, key: CheckpointKey, step: int) -> Copied:
-        first = None if self.verify else HEAD
-        record, there = self.source.load(key, step, first=first), self.target.load(key, step, first=first)
+    def _compared(self, key: CheckpointKey, step: int, record: bytes | None) -> Copied | None:
+        """What is there already; None when it is not, after all."""
         if record is None:
             return Copied(key, step, 0, "gone")
-        if there is None:
-            return self._copied(key, step)
-        if record[:first] != there[:first]:
+        found = self._target.load(key, step)
+        if found is None:
+            return None
+        if found != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: another record is there")
-        problem = _problem(record, key, step) if first is None or len(record) < HEAD else None
-        return Copied(key, step, len(record), "there", problem)
+        return Copied(key, step, len(record), "there", _looked_at(record, key, step)[1])
+
+    def _was_in_source(self, key: CheckpointKey, step: int, steps: Sequence[int]) -> bool:
+        """Whether the target's newest step was copied once, and pruned in the source since.
+
+        Then its run has gone on in the source, and has left its fence there.
+        """
+        newest = self._header(self._target, key, step)
+        return step < steps[-1] and any(
+            newest and header and newest.writer == header.writer
+            for header in (self._header(self._source, key, each) for each in steps)
+        )
+
+    def _header(self, backend: Backend, key: CheckpointKey, step: int) -> Header | None:
+        leading = backend.load(key, step, first=HEAD)
+        try:
+            return decode_header(leading, key, step) if leading is not None else None
+        except CheckpointDamaged:
+            return None
 
 
-def _problem(record: bytes, key: CheckpointKey, step: int) -> str | None:
+def _looked_at(record: bytes, key: CheckpointKey, step: int) -> tuple[Header | None, str | None]:
+    """Its header, or what is wrong with it."""
     try:
-        check(record, key, step)
+        return check(record, key, step), None
     except CheckpointUnsupported:  # for a newer version, which can tell
-        return None
+        return None, None
     except CheckpointDamaged as err:
-        return str(err)
-    return None
-
-
-def _is_the_store_s(key: CheckpointKey) -> bool:
-    return key.checkpoint_id.startswith("@")
-
-
-def keys_of(backend: Backend, goals: Sequence[str] | None) -> Iterator[CheckpointKey]:
-    """All keys, or those of some goals; also the store's own."""
-    if goals is None:
-        yield from backend.keys()
-        return
-    for goal in goals:
-        yield from backend.keys(goal)
+        return None, str(err)

@@ -4,7 +4,7 @@ It changes nothing. Not even a record that is damaged is taken away: its step wo
 nobody has told to stop could commit there.
 """
 
-import errno
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ import orjson
 from durable_store import episode as episodes
 from durable_store.backend import Backend
 from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
-from durable_store.key import EPISODE_ID, CheckpointKey, goal_text
+from durable_store.key import EPISODE_ID, CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.copying import keys_of
-from durable_store.record import DIGEST, Header, check, decode, digest_of, is_intact
+from durable_store.operations.places import goal_names, is_of_one_record, keys_of
+from durable_store.record import DIGEST, HEAD, Header, check, decode, digest_of, is_intact
 from durable_store.state import MAX_STATE
 from durable_store.store import Store
 from durable_store.zstd import ZstdDecompressor, ZstdError
@@ -34,7 +34,7 @@ ADVICE = {
     "misplaced": f"it is whole, and belongs elsewhere: move it back there, or {_RESTORE}",
     "malformed": f"another program wrote it, or an error of ours; tell us. {_PAST.capitalize()}",
     "base": f"what it builds on cannot be had, so its state is lost: restore that record from a copy; {_PAST}",
-    "replaced": "a record was put in the place of another one: which of the two histories is right, you must know",
+    "replaced": "a process that was superseded has left it, or somebody has put it there: no later step builds on it",
     "unsupported": "a newer version wrote it: upgrade durable-store; nothing is wrong with it as far as can be seen",
     "unreadable": "give this user the right to read it, or move away what is in its place, then look again",
     "episode": "the episodes of this goal cannot all be found: restore the record from a copy of the store",
@@ -46,8 +46,8 @@ ADVICE = {
 }
 """By the kind of a finding, what it means and what can be done."""
 
-_NO_DAMAGE = {"unsupported", "gap", "foreign", "duplicate", "left over", "permissions"}
-_OF_ONE_RECORD = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EIO, errno.ELOOP, errno.ENOTDIR}
+_NO_DAMAGE = {"replaced", "unsupported", "gap", "foreign", "duplicate", "left over", "permissions"}
+_BEGINS_LIKE_A_RECORD = re.compile(rb"[0-9a-f]{64} \{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def verify(
         StoreUnavailable: the store cannot be reached. One record that the storage refuses is a finding.
     """
     backend = store.backend
-    names = None if goals is None else [goal_text(goal) for goal in goals]
+    names = goal_names(goals)
     verified = Verified()
     with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-verify") as threads:
         try:
@@ -166,9 +166,9 @@ def _read(backend: Backend, place: tuple[CheckpointKey, int]) -> _Read:
     try:
         return _Read(*place, backend.load(*place), None)
     except StoreUnavailable as err:
-        if isinstance(err.__cause__, OSError) and err.__cause__.errno in _OF_ONE_RECORD:
-            return _Read(*place, None, err)
-        raise
+        if not is_of_one_record(err):
+            raise
+        return _Read(*place, None, err)
 
 
 class _OfKey:
@@ -180,13 +180,18 @@ class _OfKey:
         self._digests: dict[int, str | None] = {}  # of what was read; None of a damaged one
         self._recent: dict[int, bytes] = {}  # what the next record builds on
         self._last = -1
+        self._knows_its_episode = False
         self._writers: set[str] = set()
 
     def look_at(self, read: _Read) -> list[Finding]:
         """What is wrong with a record."""
-        found = [("unreadable", str(read.refused))] if read.refused else []
+        found: list[tuple[str, str]] = []
         if read.record is not None:
             found = self._look(read.step, read.record)
+        elif read.refused:
+            found = [("unreadable", str(read.refused))]
+        elif read.step in self._backend.steps(self.key):  # not removed meanwhile
+            found = [("unreadable", f"{self.key} step {read.step} is listed, and nothing can be read there")]
         self._last = read.step
         return [Finding(f"{self.key} step {read.step}", kind, what) for kind, what in found]
 
@@ -208,7 +213,7 @@ class _OfKey:
 
     def _look_further(self, header: Header, record: bytes) -> list[tuple[str, str]]:
         """What is wrong with an intact record in its place."""
-        bases = [self._recent.get(base) or self._backend.load(self.key, base) for base, _ in header.bases]
+        bases = [self._recent.get(base) or _read(self._backend, (self.key, base)).record for base, _ in header.bases]
         try:
             state = decode(record, self.key, header.step, lambda _: bases).state
         except CheckpointUnsupported:
@@ -219,7 +224,7 @@ class _OfKey:
                 for there, (_, digest) in zip(bases, header.bases, strict=True)
             )
             return [("malformed" if are_there else "base", str(err))]
-        return [*self._look_back(header), *self._look_at_episode(header.step, state)]
+        return [*self._look_back(header), *self._look_at_episode(header, state)]
 
     def _look_back(self, header: Header) -> Iterator[tuple[str, str]]:
         """Whether the record before it is the one that it was written after, or has been pruned."""
@@ -233,16 +238,20 @@ class _OfKey:
             gone = f"step {step}" if step == self._last + 1 else f"steps {self._last + 1} to {step}"
             yield "gap", f"{self.key}: {gone} gone, though the run that wrote step {header.step} kept everything"
 
-    def _look_at_episode(self, step: int, state: Any) -> Iterator[tuple[str, str]]:
-        """Whether the store's record of an episode tells of one, and the episode before it was started."""
-        if self.key.checkpoint_id != EPISODE_ID:
-            return
+    def _look_at_episode(self, header: Header, state: Any) -> Iterator[tuple[str, str]]:
+        """Whether the store's record of an episode tells of one; and whether all that lead to it were started."""
         goal, number = self.key.goal_id, self.key.episode_id
-        if episodes.told(number, state) is None:
-            yield "episode", f"{self.key} step {step} does not tell about an episode"
-        before = CheckpointKey(goal, max(number - 1, 0), EPISODE_ID)
-        if step == episodes.STARTED and self._backend.load(before, episodes.STARTED, first=1) is None:
-            yield "episode", f"episode {number - 1} of goal {goal!r} was never started, and {number} was"
+        if self.key.checkpoint_id == EPISODE_ID:
+            if episodes.told(number, state) is None:
+                yield "episode", f"{self.key} step {header.step} does not tell about an episode"
+            needed = [number - 1, number] if number else [number]
+        else:
+            is_of_a_run = header.prev is not None or header.closing is not None
+            needed = [number] if is_of_a_run and not self._knows_its_episode else []
+            self._knows_its_episode = self._knows_its_episode or is_of_a_run
+        for each in needed:
+            if self._backend.load(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED, first=1) is None:
+                yield "episode", f"{self.key} is there, and the record that episode {each} was started is not"
 
 
 def _kind(record: bytes, key: CheckpointKey, step: int, err: CheckpointDamaged) -> str:
@@ -253,8 +262,11 @@ def _kind(record: bytes, key: CheckpointKey, step: int, err: CheckpointDamaged) 
         return "empty"
     if not is_intact(record):
         return "truncated" if _is_cut(record) else "flipped"
-    fields = orjson.loads(record[DIGEST + 1 : record.index(b"\n")])
-    place = [fields.get(name) for name in ("goal", "episode", "checkpoint", "step")]
+    try:
+        fields = orjson.loads(record[DIGEST + 1 :].partition(b"\n")[0])
+        place = [fields[name] for name in ("goal", "episode", "checkpoint", "step")]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "malformed"
     return "malformed" if place == [key.goal_id, key.episode_id, key.checkpoint_id, step] else "misplaced"
 
 
@@ -262,17 +274,17 @@ def _is_cut(record: bytes) -> bool:
     """Whether its end is missing, as far as its header or its encoding tell."""
     head, newline, body = record.partition(b"\n")
     if not newline:
-        return True
+        return bool(_BEGINS_LIKE_A_RECORD.match(record)) and len(record) <= HEAD
     try:
         fields = orjson.loads(head[DIGEST + 1 :])
-        encoding, size = fields["encoding"], fields["size"]
-        if encoding == []:
-            return len(body) < int(size)
+        encoding, size = list(fields["encoding"]), int(fields["size"])
+        if not encoding:
+            return len(body) < size
         if encoding[-1] == "zstd":
             decompressor = ZstdDecompressor()
-            decompressor.decompress(body, max_length=MAX_STATE)
-            return not decompressor.eof
+            decompressor.decompress(body, max_length=min(max(size, 0), MAX_STATE) + 2**20)
+            return decompressor.needs_input
         line, _, literals = body.partition(b"\n")
         return sum(piece for piece in orjson.loads(line) if isinstance(piece, int)) > len(literals)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ZstdError):
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, ZstdError):
         return False

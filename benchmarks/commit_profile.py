@@ -73,7 +73,7 @@ class Clocks:
 
 
 def _statement(_: object, sql: str, *_values: object) -> str:
-    return f"backend: {sql.split()[0]}"
+    return f"backend: {sql.split(maxsplit=1)[0]}"
 
 
 def clock_all(clocks: Clocks) -> None:

@@ -295,7 +295,7 @@ class Run:
             self._check_usable()  # again: the thread before us may have been refused
             sent = self._open
             if sent:
-                _log().warning("%s: what became of step %d is not known: it is sent once more", self.key, sent.step)
+                _log().info("%s: what became of step %d is not known: it is sent once more", self.key, sent.step)
                 if sent.closing and not closing:
                     raise CheckpointConflict(
                         f"{self.key}: a finish is under way at step {sent.step}: repeat the finish"
@@ -436,7 +436,7 @@ class Run:
     def _refuse(self, what: str) -> NoReturn:
         self._refusal = f"{what}; this run ({self.writer}) is superseded: stop, or resume afresh"
         self._open = None
-        _log().warning("%s", self._refusal)
+        _log().info("%s", self._refusal)  # not louder: it is raised as well
         raise CheckpointConflict(self._refusal)
 
 

@@ -71,7 +71,7 @@ def test_copy_tells_of_damage_and_copies_it(files: Path, tmp_path: Path) -> None
     ran = Told("copy", files, tmp_path / "target")
     assert ran.status == 1
     assert ran.out.startswith("copied\tone/")
-    assert ran.err.startswith("durable-store: 1 records are damaged, and copied as they are: one/")
+    assert ran.err.startswith("durable-store: 1 records cannot be read, and were copied if they could be: one/")
     assert (tmp_path / "target" / TWO).read_bytes() == b"damaged"
 
 

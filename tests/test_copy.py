@@ -168,7 +168,7 @@ def test_a_damaged_record_is_copied_as_it_is_and_told_at_the_end(source: Store, 
     for outcome in ("copied", "there"):
         reports: list[Copied] = []
         with pytest.raises(
-            CheckpointDamaged, match="1 records are damaged, and copied as they are: damaged/0/o-0 step 1"
+            CheckpointDamaged, match="1 records cannot be read, and were copied if they could be: damaged/0/o-0 step 1"
         ):
             copy(source, target, verify=True, report=reports.append)
         assert [each.outcome for each in reports if each.problem] == [outcome]
@@ -357,7 +357,7 @@ def test_one_record_that_the_source_refuses_is_told_and_all_others_are_copied(tm
     path.unlink()
     path.mkdir()
     reports: list[Copied] = []
-    with pytest.raises(CheckpointDamaged, match=r"1 records are damaged.*Is a directory"):
+    with pytest.raises(CheckpointDamaged, match=r"1 records cannot be read.*Is a directory"):
         copy(source, target, report=reports.append)
     [unreadable] = [each for each in reports if each.outcome == "unreadable"]
     assert unreadable.step == 2
@@ -430,3 +430,24 @@ def test_a_damaged_record_is_told_each_time_also_a_large_one(source: Store, targ
 
 def test_a_goal_that_is_named_twice_is_copied_once(source: Store, target: Store) -> None:
     assert copy(source, target, goals=["g-1", "g-1"]).copied == copy(source, target, goals=["g-1"]).there
+
+
+def test_of_what_is_pruned_while_it_is_copied_nothing_is_left_without_its_bases() -> None:
+    """Step 0 has gone when its turn comes, all others but the last as soon as they were read: so have they."""
+
+    class Pruned(MemoryBackend):
+        def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
+            record = super().load(key, step, first=first)
+            if key == KEY and step < 19:
+                self.prune(key, [step])
+            return None if key == KEY and step == 0 else record
+
+    source, target = Store(Pruned()), Store(MemoryBackend())
+    with source.resume("g", "o-0", keep=None, initial={"log": ["-" * 9000]}) as run:
+        for number in range(20):
+            run.commit({"log": [*run.state["log"], f"{number} " * 50]})
+    reports: list[Copied] = []
+    with pytest.raises(CheckpointDamaged, match="its base, step 0, is not in the target"):
+        copy(source, target, report=reports.append)
+    became = {each.step: each.outcome for each in reports if each.key == KEY}
+    assert became == {**dict.fromkeys(range(19), "gone"), 19: "copied"}

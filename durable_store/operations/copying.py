@@ -139,7 +139,9 @@ def copy(
     if tally.conflicts:
         raise CheckpointConflict(f"the target has other records at {tally.conflicts} steps: {first[True]}")
     if tally.damaged:
-        raise CheckpointDamaged(f"{tally.damaged} records are damaged, and copied as they are: {first[False]}")
+        raise CheckpointDamaged(
+            f"{tally.damaged} records cannot be read, and were copied if they could be: {first[False]}"
+        )
     return tally
 
 
@@ -198,7 +200,8 @@ class _Copying:
                 continue
             copied = self._compared(key, step, record) if step in there else None
             copied = copied or self._copied(key, step, record, there)
-            there.add(step)
+            if copied.outcome in ("copied", "there"):
+                there.add(step)
             self._tell(copied)
 
     def _copied(self, key: CheckpointKey, step: int, record: bytes | None, there: set[int]) -> Copied:
@@ -217,7 +220,7 @@ class _Copying:
         if self._verify and self._target.load(key, step) != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: what was saved is not there")
         if missing:
-            problem = f"{key} step {step} is damaged: its base, step {missing[0]}, is gone"
+            problem = f"{key} step {step} cannot be read: its base, step {missing[0]}, is not in the target"
         return Copied(key, step, len(record), "copied", problem)
 
     def _compared(self, key: CheckpointKey, step: int, record: bytes | None) -> Copied | None:

@@ -6,6 +6,7 @@ The records are such as `Store.save` makes, of a state of 200 bytes; what reads 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _sqlite(place: str, keys: int, steps: int) -> None:
     while True:
         group = [
             (key.goal_id, key.episode_id, key.checkpoint_id, step, record)
-            for (key, step, record), _ in zip(records, range(_GROUP), strict=False)
+            for key, step, record in islice(records, _GROUP)
         ]
         if not group:
             break

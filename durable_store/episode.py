@@ -5,6 +5,7 @@ started and by which root, step 1 that it finished or failed and with which resu
 highest step tells all of it. Numbers leave no gap, so the newest is found by galloping, not by listing.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -179,6 +180,22 @@ def delete(backend: Backend, goal_id: str, number: int, writer: str) -> None:
         deleted = Episode(number, episode.root, "deleted", episode.started, now)
         backend.save(_key(goal_id, number), DELETED, _encode(goal_id, DELETED, deleted, writer))
         backend.prune(_key(goal_id, number), [ENDED])
+
+
+def remove(backend: Backend, goal_id: str, number: int | None, writer: str) -> Iterator[int]:
+    """Removes all checkpoints of a goal, or of one of its episodes; gives how many of each key, as it goes.
+
+    The tombstones come first: from then on nobody resumes into what is being removed. Then each key, oldest step first.
+    """
+    for each in range(newest_number(backend, goal_id) + 1) if number is None else (number,):
+        delete(backend, goal_id, each, writer)
+    for key in list(backend.keys(goal_id)):
+        if key.checkpoint_id == EPISODE_ID or (number is not None and key.checkpoint_id.startswith("@")):
+            continue  # the goal's own
+        if number in (None, key.episode_id):
+            steps = backend.steps(key)[::-1]
+            backend.prune(key, steps)
+            yield len(steps)
 
 
 def _key(goal_id: str, number: int) -> CheckpointKey:

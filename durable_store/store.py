@@ -216,19 +216,7 @@ class Store:
         goal = goal_text(goal_id)
         if episode_id is not None:
             episode_id = CheckpointKey(goal, episode_id, EPISODE_ID).episode_id
-        numbers = range(episodes.newest_number(self.backend, goal) + 1) if episode_id is None else (episode_id,)
-        # The tombstones come first: from then on nobody resumes into what is being removed.
-        for number in numbers:
-            episodes.delete(self.backend, goal, number, writer_name(self._tag))
-        count = 0
-        for key in list(self.backend.keys(goal)):
-            if key.checkpoint_id == EPISODE_ID or (episode_id is not None and key.checkpoint_id.startswith("@")):
-                continue  # the goal's own
-            if episode_id in (None, key.episode_id):
-                steps = self.backend.steps(key)[::-1]
-                self.backend.prune(key, steps)
-                count += len(steps)
-        return count
+        return sum(episodes.remove(self.backend, goal, episode_id, writer_name(self._tag)))
 
     def resume(
         self,

@@ -16,9 +16,16 @@ _HEAD = """# The command
 `python -m tests.cli_document`; do not edit.
 
 On a terminal there are tables, colours and, on long work, a bar; in a pipe there are lines with fields separated by
-tabs, exact times and sizes, and no colour; with `--json` there is JSON. What goes wrong is one line on stderr. Exit
-status: 0 done, 1 failed (for `verify` also: something is damaged), 2 misused, 130 stopped by Ctrl-C; `conformance` has
-its own, below.
+tabs, exact times and sizes, and no colour; with `--json` there is JSON. What goes wrong is one line on stderr.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | failed, or not all of it could be done; `verify`: something is damaged; `copy`: a record is damaged, or another one is there; `conformance`: a clause failed |
+| 2 | misused: nothing was read or written |
+| 3 | `conformance` alone: it could not be evaluated |
+| 130 | stopped by Ctrl-C |
+| 141 | whoever read its output has gone, as `head` does |
 """
 
 

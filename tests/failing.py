@@ -1,5 +1,7 @@
 """A backend that fails when a test says so."""
 
+from collections.abc import Iterator
+
 from durable_store import CheckpointKey, StoreUnavailable
 from durable_store_backends.memory import MemoryBackend
 
@@ -10,12 +12,14 @@ class Failing(MemoryBackend):
     Attributes:
         away: for how many requests nobody answers; `math.inf` until it is told otherwise.
         full: whether a save is refused; prunes are not.
+        refused: the keys that are not listed, and the keys with the steps that are not read.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.away: float = 0
         self.full = False
+        self.refused: set[CheckpointKey | tuple[CheckpointKey, int]] = set()
 
     def save(self, key: CheckpointKey, step: int, record: bytes) -> bytes:
         self._look()
@@ -29,7 +33,20 @@ class Failing(MemoryBackend):
 
     def load(self, key: CheckpointKey, step: int, *, first: int | None = None) -> bytes | None:
         self._look()
+        self._refuse((key, step))
         return super().load(key, step, first=first)
+
+    def steps(self, key: CheckpointKey) -> list[int]:
+        self._refuse(key)
+        return super().steps(key)
+
+    def keys(self, goal_id: str | None = None) -> Iterator[CheckpointKey]:
+        self._look()
+        return super().keys(goal_id)
+
+    def _refuse(self, what: CheckpointKey | tuple[CheckpointKey, int]) -> None:
+        if what in self.refused:
+            raise StoreUnavailable(f"no right to read {what}")
 
     def _look(self) -> None:
         if self.away:

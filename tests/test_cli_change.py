@@ -18,7 +18,7 @@ from durable_store import CheckpointConflict, CheckpointKey, Store, open_store
 from durable_store.record import encode, timestamp
 from durable_store_backends.memory import MemoryBackend
 from tests.filled import ODD_IDS, fill, records
-from tests.test_cli import Told, on_a_terminal
+from tests.test_cli import ToldHere, on_a_terminal
 
 KEY = CheckpointKey("g", 0, "o-0")
 STATES: list[dict[str, Any]] = [
@@ -44,18 +44,18 @@ def store(url: str) -> Store:
 
 
 def test_diff_shows_the_last_change_and_that_between_any_two_steps(url: str, store: Store) -> None:
-    assert Told("diff", url, "g/0/o-0").out == (
+    assert ToldHere("diff", url, "g/0/o-0").out == (
         "~\t/budget/dollars\t0.75\t1.0\n"
         "~\t/budget/turns\t1\t2\n"
         '+\t/messages/1\t"\\u001b[31mtwo"\n'
         '-\t/plan/a\t{"b": 1}\n'
         '+\t/plan/c\t{"b": 1}\n'
     )
-    assert Told("diff", url, "g/0/o-0", "0", "1").out == '~\t/budget/dollars\t0.5\t0.75\n+\t/messages/0\t"one"\n'
-    assert Told("diff", url, "g/0/o-0", "1", "1").out == "g/0/o-0: steps 1 and 1 hold the same state\n"
+    assert ToldHere("diff", url, "g/0/o-0", "0", "1").out == '~\t/budget/dollars\t0.5\t0.75\n+\t/messages/0\t"one"\n'
+    assert ToldHere("diff", url, "g/0/o-0", "1", "1").out == "g/0/o-0: steps 1 and 1 hold the same state\n"
     for before in range(3):
         for after in range(3):
-            patch = json.loads(Told("diff", url, "g/0/o-0", str(before), str(after), "--json").out)
+            patch = json.loads(ToldHere("diff", url, "g/0/o-0", str(before), str(after), "--json").out)
             assert jsonpatch.apply_patch(STATES[before], patch) == STATES[after]
     assert store.latest(KEY)
 
@@ -70,20 +70,20 @@ def test_diff_on_a_terminal_is_a_tree_and_coloured(url: str, columns: int) -> No
 
 def test_rewind_commits_an_earlier_state_and_refuses_the_run_that_is_under_way(url: str, store: Store) -> None:
     run = store.resume("g", "o-0")
-    assert Told("rewind", url, "g/0/o-0", "--to", "1").out == "g/0/o-0 step 3 is step 1 again\n"
+    assert ToldHere("rewind", url, "g/0/o-0", "--to", "1").out == "g/0/o-0 step 3 is step 1 again\n"
     newest = store.latest(KEY)
     assert newest
     assert (newest.step, newest.state, newest.meta) == (3, STATES[1], {"of": "the run"})
     with pytest.raises(CheckpointConflict):
         run.commit({})
     assert len(store.history(KEY)) == 4, "nothing was pruned"
-    assert json.loads(Told("rewind", url, "g/0/o-0", "--to", "0", "--json").out)["step"] == 4
+    assert json.loads(ToldHere("rewind", url, "g/0/o-0", "--to", "0", "--json").out)["step"] == 4
 
 
 def test_fork_begins_a_key_in_the_next_episode_or_one_that_is_under_way(url: str, store: Store) -> None:
     store.resume("g", "o-0").finish()
-    assert Told("fork", url, "g/0/o-0", "g/1/o-0", "--step", "1").out == "g/1/o-0 step 0 is g/0/o-0 step 1\n"
-    assert Told("fork", url, "g/0/o-0", "g/1/o-0.child.0").status == 0
+    assert ToldHere("fork", url, "g/0/o-0", "g/1/o-0", "--step", "1").out == "g/1/o-0 step 0 is g/0/o-0 step 1\n"
+    assert ToldHere("fork", url, "g/0/o-0", "g/1/o-0.child.0").status == 0
     run = store.resume("g", "o-0")
     assert (run.key.episode_id, run.state, run.root) == (1, STATES[1], "o-0")
 
@@ -91,19 +91,19 @@ def test_fork_begins_a_key_in_the_next_episode_or_one_that_is_under_way(url: str
 @pytest.mark.parametrize("goals", [[], ["--goal", "g"]])
 def test_prune_removes_what_it_says_and_only_when_it_is_told_to(url: str, store: Store, goals: list[str]) -> None:
     before = records(store.backend)
-    told = Told("prune", url, *goals, "--keep", "1", "--dry-run")
-    assert told.out == "g/0/o-0\t0, 1\nwould remove 2 steps of 1 key\n"
-    told = Told("prune", url, *goals, "--keep", "1", "--dry-run", "--json")
+    told = ToldHere("prune", url, *goals, "--keep", "1", "--dry-run")
+    assert told.out == "g/0/o-0\t1-0\nwould remove 2 steps of 1 key\n"
+    told = ToldHere("prune", url, *goals, "--keep", "1", "--dry-run", "--json")
     [row] = json.loads(told.out)["keys"]
     assert (row["key"], row["steps"], json.loads(told.out)["removed"]) == ("g/0/o-0", [0, 1], False)
     assert records(store.backend) == before
-    assert Told("prune", url, *goals, "--keep", "1", "-y").out == "removed 2 steps of 1 key\n"
+    assert ToldHere("prune", url, *goals, "--keep", "1", "-y").out == "removed 2 steps of 1 key\n"
     assert [info.step for info in store.history(KEY)] == [2]
-    assert Told("prune", url, *goals, "--keep", "1").out == "removed 0 steps of 0 keys\n"
+    assert ToldHere("prune", url, *goals, "--keep", "1").out == "removed 0 steps of 0 keys\n"
 
 
 def test_prune_takes_only_what_has_finished_or_is_old(url: str, store: Store) -> None:
-    assert Told("prune", url, "--keep", "1", "--finished", "-y").out == "removed 0 steps of 0 keys\n"
+    assert ToldHere("prune", url, "--keep", "1", "--finished", "-y").out == "removed 0 steps of 0 keys\n"
     old = CheckpointKey("old", 0, "a")
     for step, days in enumerate((30, 20, 10)):
         record = encode(old, step, b"{}", writer="w")
@@ -112,9 +112,9 @@ def test_prune_takes_only_what_has_finished_or_is_old(url: str, store: Store) ->
         head = record[65:at] + then + record[at + 27 :]
         store.backend.save(old, step, hash_of(head) + b" " + head)
     for age, removed in (("11d", "0 steps of 0 keys"), ("2w", "0 steps of 0 keys"), ("9d", "2 steps of 1 key")):
-        assert Told("prune", url, "--keep", "1", "--older-than", age, "-y").out == f"removed {removed}\n"
+        assert ToldHere("prune", url, "--keep", "1", "--older-than", age, "-y").out == f"removed {removed}\n"
     store.resume("g", "o-0").finish()
-    assert Told("prune", url, "--keep", "1", "--finished", "-y").out == "removed 3 steps of 1 key\n"
+    assert ToldHere("prune", url, "--keep", "1", "--finished", "-y").out == "removed 3 steps of 1 key\n"
 
 
 def hash_of(rest: bytes) -> bytes:
@@ -127,7 +127,7 @@ def test_prune_leaves_a_key_that_it_cannot_read_and_tells(url: str, store: Store
     broken = CheckpointKey("broken", 0, "a")
     for step in range(3):
         store.backend.save(broken, step, b"")
-    told = Told("prune", url, "--keep", "1", "-y")
+    told = ToldHere("prune", url, "--keep", "1", "-y")
     assert told.status == 1
     assert told.out == "removed 2 steps of 1 key\n"
     assert told.err.startswith(
@@ -139,11 +139,11 @@ def test_prune_leaves_a_key_that_it_cannot_read_and_tells(url: str, store: Store
 def test_rm_removes_an_episode_or_a_goal(url: str, store: Store) -> None:
     fill(store, 3)
     everything = records(store.backend)
-    assert "would remove" in Told("rm", url, "g", "--dry-run").out
+    assert "would remove" in ToldHere("rm", url, "g", "--dry-run").out
     assert records(store.backend) == everything
-    assert Told("rm", url, "g", "--episode", "0", "-y").out == "removed 3 steps of 1 key\n"
+    assert ToldHere("rm", url, "g", "--episode", "0", "-y").out == "removed 3 steps of 1 key\n"
     assert [episode.status for episode in store.episodes("g")] == ["deleted"]
-    assert Told("rm", url, "G-1", "-y").status == 0
+    assert ToldHere("rm", url, "G-1", "-y").status == 0
     assert {key.goal_id for key in store.keys()} == {key.goal_id for key, _ in everything} - {"g", "G-1"}
 
 
@@ -154,7 +154,7 @@ def answered(answer: bytes | signal.Signals, *args: str) -> tuple[int, str]:
     with subprocess.Popen(command, stdin=child, stdout=child, stderr=child) as asking:
         os.close(child)
         seen = b""
-        while b"?" not in seen:
+        while b"[y/N]" not in seen:
             seen += os.read(parent, 1000)
         if isinstance(answer, bytes):
             os.write(parent, answer)
@@ -169,7 +169,7 @@ def answered(answer: bytes | signal.Signals, *args: str) -> tuple[int, str]:
 @pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04", signal.SIGINT])
 def test_what_is_not_confirmed_is_not_removed(url: str, store: Store, answer: bytes | signal.Signals) -> None:
     status, seen = answered(answer, "rm", url, "g")
-    assert seen.startswith("remove 3 steps of 1 key, for good? [y/N]")
+    assert "remove 3 steps of 1 key, for good? [y/N]" in seen
     assert status == (1 if answer in (b"n\n", b"\n") else 130)
     assert seen.endswith(("nothing was removed\r\n", "stopped\r\n"))
     assert "Traceback" not in seen
@@ -185,7 +185,7 @@ def test_what_is_confirmed_is_removed(url: str, store: Store) -> None:
 def test_episodes_are_listed_newest_first(url: str, store: Store) -> None:
     store.resume("g", "o-0").finish({"found": 42})
     store.start_episode("g")
-    newest, oldest = json.loads(Told("episodes", url, "g", "--json").out)
+    newest, oldest = json.loads(ToldHere("episodes", url, "g", "--json").out)
     assert (newest["episode_id"], newest["status"], newest["root"], newest["ended"]) == (1, "running", "", None)
     assert (oldest["episode_id"], oldest["status"], oldest["root"], oldest["result"]) == (
         0,
@@ -193,7 +193,7 @@ def test_episodes_are_listed_newest_first(url: str, store: Store) -> None:
         "o-0",
         {"found": 42},
     )
-    lines = Told("episodes", url, "g").out.splitlines()
+    lines = ToldHere("episodes", url, "g").out.splitlines()
     assert lines[0] == "EPISODE\tSTATUS\tROOT\tSTARTED\tENDED\tRESULT"
     assert [line.split("\t")[:2] for line in lines[1:]] == [["1", "running"], ["0", "finished"]]
     for columns in (80, 140):
@@ -202,18 +202,51 @@ def test_episodes_are_listed_newest_first(url: str, store: Store) -> None:
 
 def test_stats_count_all_of_a_store(url: str, store: Store) -> None:
     fill(store, 12)
-    everything = records(store.backend)
+    everything = {place: record for place, record in records(store.backend).items() if place[0].checkpoint_id[0] != "@"}
     keys = list(store.keys())
-    told = json.loads(Told("stats", url, "--json").out)
+    told = json.loads(ToldHere("stats", url, "--json").out)
     assert (told["goals"], told["keys"], told["steps"]) == (13, len(keys), len(everything))
     assert told["episodes"] == len({(key.goal_id, key.episode_id) for key in keys})
     assert told["size"] == sum(map(len, everything.values()))
     sizes = {str(key): sum(len(record) for (there, _), record in everything.items() if there == key) for key in keys}
     assert [row["size"] for row in told["largest"]] == sorted(sizes.values(), reverse=True)[:10]
     assert all(sizes[row["key"]] == row["size"] for row in told["largest"])
-    lines = Told("stats", url).out.splitlines()
+    lines = ToldHere("stats", url).out.splitlines()
     assert lines[0].startswith(f"13 goals, {told['episodes']} episodes, {len(keys)} keys, {len(everything)} steps, ")
     assert len(lines) == 12
+
+
+def test_episodes_and_stats_show_all_that_can_be_read(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    with open_store(files) as store:
+        for number in range(3):
+            run = store.resume("g", "o-0")
+            run.commit(number)
+            run.finish()
+        for number in range(3):
+            store.resume("other", "o-0", keep=None).commit(number)
+    (files / "g" / "000000001" / "%40episode" / "0000000000000001.ckpt").write_bytes(b"")
+    told = ToldHere("episodes", files, "g")
+    assert told.status == 0
+    assert [line.split("\t")[:2] for line in told.out.splitlines()[1:]] == [
+        ["2", "finished"],
+        ["1", "damaged"],
+        ["0", "finished"],
+    ]
+    refused = files / "g" / "000000002" / "%40episode" / "0000000000000001.ckpt"
+    refused.unlink()
+    refused.mkdir()
+    told = ToldHere("episodes", files, "g", "--json")
+    assert told.status == 1
+    assert told.err.startswith(f"durable-store: of 3 episodes 1 could not be read; the first: cannot read {refused}: ")
+    assert [row["status"] for row in json.loads(told.out)] == ["unavailable", "damaged", "finished"]
+    refused = files / "other" / "000000000" / "o-0" / "0000000000000001.ckpt"
+    refused.unlink()
+    refused.mkdir()
+    told = ToldHere("stats", files)
+    assert told.status == 1
+    assert told.out.startswith("2 goals, 4 episodes, 4 keys, 9 steps, ")
+    assert told.err.startswith(f"durable-store: 1 place could not be read; the first: cannot read {refused}: ")
 
 
 @pytest.mark.usefixtures("store")
@@ -221,7 +254,7 @@ def test_stats_count_all_of_a_store(url: str, store: Store) -> None:
     ("args", "status", "says"),
     [
         (["diff", "g/0/nobody"], 1, "no checkpoints under g/0/nobody; goal 'g' has g/0/o-0"),
-        (["diff", "g/0/o-0", "0", "7"], 1, "g/0/o-0 has no step 7 (the steps that are there, for --step: 2-0)"),
+        (["diff", "g/0/o-0", "0", "7"], 1, "g/0/o-0 has no step 7 (the steps that are there, for A and B: 2-0)"),
         (["diff", "g/0/o-0", "7"], 1, "g/0/o-0 has no step 7"),
         (["diff", "nothing"], 2, "nothing"),
         (["rewind", "g/0/o-0", "--to", "7"], 1, "g/0/o-0 has no step 7"),
@@ -246,7 +279,7 @@ def test_what_cannot_be_done_is_told_in_one_line_and_changes_nothing(
     args: list[str], status: int, says: str, url: str, store: Store
 ) -> None:
     before = records(store.backend)
-    told = Told(args[0], url, *args[1:])
+    told = ToldHere(args[0], url, *args[1:])
     assert told.status == status
     assert says in told.error
     assert records(store.backend) == before
@@ -254,18 +287,18 @@ def test_what_cannot_be_done_is_told_in_one_line_and_changes_nothing(
 
 def test_a_store_that_is_not_there_or_is_empty_is_told(tmp_path: Path) -> None:
     for args in (["stats"], ["prune", "--keep", "1"], ["episodes", "g"], ["rm", "g"]):
-        told = Told(args[0], f"sqlite:///{tmp_path}/nothing.db", *args[1:])
+        told = ToldHere(args[0], f"sqlite:///{tmp_path}/nothing.db", *args[1:])
         assert (told.status, told.error) == (1, f"durable-store: there is no store at {tmp_path}/nothing.db\n")
     (tmp_path / "empty").mkdir()
-    assert Told("stats", tmp_path / "empty").out == "0 goals, 0 episodes, 0 keys, 0 steps, 0 bytes\n"
+    assert ToldHere("stats", tmp_path / "empty").out == "0 goals, 0 episodes, 0 keys, 0 steps, 0 bytes\n"
 
 
 def test_a_fork_that_is_refused_has_started_no_episode(url: str, store: Store) -> None:
     store.save(CheckpointKey("g", 1, "o-0"), 0, "a stranger's")
-    told = Told("fork", url, "g/0/o-0", "g/1/o-0")
+    told = ToldHere("fork", url, "g/0/o-0", "g/1/o-0")
     assert (told.status, told.error) == (1, "durable-store: g/1/o-0 is not empty: a fork begins a key\n")
     assert [episode.id for episode in store.episodes("g")] == [0]
-    told = Told("fork", url, "g/0/o-0", "g/1/o-1", "--step", "7")
+    told = ToldHere("fork", url, "g/0/o-0", "g/1/o-1", "--step", "7")
     assert told.status == 1
     assert [episode.id for episode in store.episodes("g")] == [0]
 
@@ -273,21 +306,21 @@ def test_a_fork_that_is_refused_has_started_no_episode(url: str, store: Store) -
 def test_goals_are_taken_as_ls_prints_them(url: str, store: Store) -> None:
     for goal in ODD_IDS:
         store.resume(goal, "o-0").commit({})
-    keys = [line.split("\t")[0] for line in Told("ls", url).out.splitlines()[1:]]
+    keys = [line.split("\t")[0] for line in ToldHere("ls", url).out.splitlines()[1:]]
     assert len(keys) == len(ODD_IDS) + 1
-    told = Told("rm", url, "a%2fb", "-y")
+    told = ToldHere("rm", url, "a%2fb", "-y")
     assert told.out == "removed 1 step of 1 key\n"
     assert {key.goal_id for key in store.keys()} == {*ODD_IDS, "g"} - {"a/b"}
     for key in keys:
         if key != "a%2fb/0/o-0":
-            assert Told("episodes", url, "--", key.partition("/")[0]).status == 0, key
-    assert "is no goal as a key shows it" in Told("rm", url, "a/b", "-y").error
+            assert ToldHere("episodes", url, "--", key.partition("/")[0]).status == 0, key
+    assert "is no goal as a key shows it" in ToldHere("rm", url, "a/b", "-y").error
 
 
 @pytest.mark.parametrize("command", [["verify"], ["copy", "{}/target"], ["prune", "--keep", "1"]])
 @pytest.mark.usefixtures("store")
 def test_a_goal_that_is_not_there_is_told(command: list[str], url: str, tmp_path: Path) -> None:
-    told = Told(command[0], url, *(part.format(tmp_path) for part in command[1:]), "--goal", "nobody")
+    told = ToldHere(command[0], url, *(part.format(tmp_path) for part in command[1:]), "--goal", "nobody")
     assert (told.status, told.err) == (
         1,
         "durable-store: there is no goal 'nobody' in this store: see `durable-store ls`\n",
@@ -329,11 +362,11 @@ def test_prune_goes_on_past_a_key_that_the_storage_refuses(tmp_path: Path) -> No
     record = tmp_path / "files" / "b" / "000000000" / "o-0" / "0000000000000001.ckpt"
     record.unlink()
     record.mkdir()
-    told = Told("prune", tmp_path / "files", "--keep", "1", "-y")
+    told = ToldHere("prune", tmp_path / "files", "--keep", "1", "-y")
     assert told.status == 1
     assert told.out == "removed 6 steps of 2 keys\n"
     assert told.err.startswith("durable-store: 1 key could not be pruned; the first: cannot remove ")
-    told = Told("prune", tmp_path / "files", "--keep", "1", "--finished", "-y")
+    told = ToldHere("prune", tmp_path / "files", "--keep", "1", "--finished", "-y")
     assert (told.status, told.out) == (0, "removed 0 steps of 0 keys\n")
     (tmp_path / "files" / "a" / "000000000" / "%40episode" / "0000000000000000.ckpt").write_bytes(b"")
-    assert Told("prune", tmp_path / "files", "--keep", "1", "--finished", "-y").status == 1
+    assert ToldHere("prune", tmp_path / "files", "--keep", "1", "--finished", "-y").status == 1

@@ -14,7 +14,7 @@ import pytest
 
 from durable_store import open_store
 from tests.filled import fill, records
-from tests.test_cli import Told, chunks, on_a_terminal
+from tests.test_cli import ToldHere, chunks, on_a_terminal
 
 COPIED = re.compile(r"([\d,]+) records copied \([\d.]+ \w+\), (\d+) there before\n")
 TWO = "one/000000000/o-0/0000000000000002.ckpt"
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> str:
 @pytest.fixture
 def files(source: str, tmp_path: Path) -> Path:
     path = tmp_path / "files"
-    assert Told("copy", source, path).status == 0
+    assert ToldHere("copy", source, path).status == 0
     return path
 
 
@@ -42,7 +42,7 @@ def test_copy_says_how_many_were_copied_and_how_many_were_there(source: str, tmp
     with open_store(source) as store:
         everything = records(store.backend)
     for counts in ((str(len(everything)), "0"), ("0", str(len(everything)))):
-        ran = Told("copy", source, tmp_path / "files", "--verify")
+        ran = ToldHere("copy", source, tmp_path / "files", "--verify")
         assert ran.status == 0
         match = COPIED.fullmatch(ran.out)
         assert match
@@ -55,7 +55,7 @@ def test_copy_says_how_many_were_copied_and_how_many_were_there(source: str, tmp
 def test_copy_as_json_tells_counts_and_problems(source: str, files: Path) -> None:
     record = files / TWO
     record.write_bytes(b"another")
-    ran = Told("copy", source, files, "--goal", "one", "--goal", "%25", "--json")
+    ran = ToldHere("copy", source, files, "--goal", "one", "--goal", "%25", "--json")
     assert ran.status == 1
     assert ran.err.startswith("durable-store: the target has other records at 1 steps: one/")
     told = json.loads(ran.out)
@@ -68,7 +68,7 @@ def test_copy_as_json_tells_counts_and_problems(source: str, files: Path) -> Non
 def test_copy_tells_of_damage_and_copies_it(files: Path, tmp_path: Path) -> None:
     record = files / TWO
     record.write_bytes(b"damaged")
-    ran = Told("copy", files, tmp_path / "target")
+    ran = ToldHere("copy", files, tmp_path / "target")
     assert ran.status == 1
     assert ran.out.startswith("copied\tone/")
     assert ran.err.startswith("durable-store: 1 records cannot be read, and were copied if they could be: one/")
@@ -88,31 +88,31 @@ def test_copy_tells_of_damage_and_copies_it(files: Path, tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(args: list[str], status: int, says: str, tmp_path: Path) -> None:
-    ran = Told(*(arg.format(tmp_path) for arg in args))
+    ran = ToldHere(*(arg.format(tmp_path) for arg in args))
     assert ran.status == status
     assert says.format(tmp_path) in ran.error
     assert not (tmp_path / "target").exists()
 
 
 def test_verify_of_a_sound_store_says_so(files: Path) -> None:
-    ran = Told("verify", files)
+    ran = ToldHere("verify", files)
     assert ran.status == 0
     assert re.fullmatch(r"\d+ records read \([\d.]+ kB\): nothing is wrong\n", ran.out)
-    assert json.loads(Told("verify", files, "--json").out) == []
+    assert json.loads(ToldHere("verify", files, "--json").out) == []
 
 
 def test_verify_tells_what_is_wrong_and_what_can_be_done(files: Path) -> None:
     (files / "notes.txt").touch()
-    ran = Told("verify", files)
+    ran = ToldHere("verify", files)
     assert ran.status == 0
     assert re.search(r"^foreign\t\S+/notes.txt\t", ran.out)
     assert ran.out.endswith(": 1 odd\n")
     record = files / TWO
     record.write_bytes(b"")
-    ran = Told("verify", files)
+    ran = ToldHere("verify", files)
     assert ran.status == 1
     assert re.fullmatch(r"durable-store: \d+ records read \([\d.]+ kB\): 1 damaged, 1 odd\n", ran.err)
-    [damaged, odd] = json.loads(Told("verify", files, "--json").out)
+    [damaged, odd] = json.loads(ToldHere("verify", files, "--json").out)
     assert (damaged["kind"], damaged["is_damage"], odd["kind"], odd["is_damage"]) == ("empty", True, "foreign", False)
     assert "resume" in damaged["advice"]
 
@@ -150,6 +150,6 @@ def test_ctrl_c_ends_a_copy_in_one_line_and_it_goes_on_where_it_was(tmp_path: Pa
         there = records(store.backend)
     assert 0 < len(there) < len(everything)
     assert there.items() <= everything.items()
-    match = COPIED.fullmatch(Told("copy", source, target).out)
+    match = COPIED.fullmatch(ToldHere("copy", source, target).out)
     assert match
     assert match.groups() == (f"{len(everything) - len(there):,}", str(len(there)))

@@ -366,6 +366,20 @@ def test_one_record_that_the_source_refuses_is_told_and_all_others_are_copied(tm
     }
 
 
+def test_a_key_that_the_source_refuses_to_list_is_told_and_all_others_are_copied(target: Store) -> None:
+    backend = Failing()
+    source = Store(backend)
+    fill(source, 3)
+    everything = records(backend)
+    unlisted = next(iter(source.keys()))
+    backend.refused = {unlisted}
+    reports: list[Copied] = []
+    with pytest.raises(CheckpointDamaged, match="1 records cannot be read.*no right to read"):
+        copy(source, target, report=reports.append)
+    assert [(each.key, each.step) for each in reports if each.outcome == "unreadable"] == [(unlisted, None)]
+    assert records(target.backend) == {place: record for place, record in everything.items() if place[0] != unlisted}
+
+
 def test_a_key_that_has_gone_on_in_the_target_is_left_as_it_is(source: Store, target: Store) -> None:
     run = source.resume("of both", "o-0", keep=1)
     for number in range(11):

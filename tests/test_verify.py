@@ -38,6 +38,16 @@ def found_in(store: Store, **options: object) -> list[Finding]:
     return findings
 
 
+def sealed(rest: bytes) -> bytes:
+    """With the digest that it has."""
+    return hashlib.sha256(rest).hexdigest().encode() + b" " + rest
+
+
+def all_steps(backend: MemoryBackend) -> list[tuple[CheckpointKey, list[int]]]:
+    """Of every key, also of those that the storage refuses to list."""
+    return [(key, MemoryBackend.steps(backend, key)) for key in backend.keys()]
+
+
 def grow(store: Store, goal: str) -> list[Path]:
     """Commits states that build on one another; where their records are."""
     with store.resume(goal, "o-0", keep=None, initial={"log": [f"{goal} " * 2000]}) as run:
@@ -92,7 +102,7 @@ def empty(paths: list[Path]) -> dict[Path, str]:
 
 
 def newer(paths: list[Path]) -> dict[Path, str]:
-    paths[-1].write_bytes(paths[-1].read_bytes().replace(b'{"v":1,', b'{"v":2,', 1))
+    paths[-1].write_bytes(sealed(paths[-1].read_bytes()[65:].replace(b'{"v":1,', b'{"v":2,', 1)))
     return {paths[-1]: "unsupported"}
 
 
@@ -231,10 +241,23 @@ def test_an_episode_that_cannot_be_found_is_told() -> None:
     }
 
 
-def test_one_record_that_is_refused_is_a_finding_and_a_store_that_is_away_is_not() -> None:
+def test_what_is_refused_is_a_finding_and_a_store_that_is_away_is_not() -> None:
     backend = Failing()
     store = Store(backend)
     fill(store, 3)
+    several = [key for key in store.keys() if len(backend.steps(key)) > 1]
+    unlisted, (unread, step) = several[0], (several[1], backend.steps(several[1])[1])
+    backend.refused = {unlisted, (unread, step)}
+    found: list[Finding] = []
+    verified = verify(store, report=found.append)
+    of_bases = [finding for finding in found if finding.kind == "base"]
+    assert {(finding.place, finding.kind) for finding in found if finding not in of_bases} == {
+        (str(unlisted), "unreadable"),
+        (f"{unread} step {step}", "unreadable"),
+    }
+    assert all(finding.place.startswith(f"{unread} step ") for finding in of_bases)
+    listed = [(key, each) for key, steps in all_steps(backend) if key != unlisted for each in steps]
+    assert verified.records == len(listed) - 1
     backend.away = 10**9
     with pytest.raises(StoreUnavailable, match="nobody answers"):
         found_in(store)
@@ -285,10 +308,6 @@ def test_what_a_superseded_newcomer_has_left_behind_is_no_damage() -> None:
     assert not any(finding.is_damage for finding in found_in(store))
 
 
-def sealed(rest: bytes) -> bytes:
-    return hashlib.sha256(rest).hexdigest().encode() + b" " + rest
-
-
 HEADER = b'{"v":1,"goal":"g","episode":0,"checkpoint":"o-0","step":0,"size":"abc","encoding":""}\n'
 
 
@@ -304,6 +323,7 @@ HEADER = b'{"v":1,"goal":"g","episode":0,"checkpoint":"o-0","step":0,"size":"abc
         (b"\0" * 500, "flipped"),
         (b"junk", "flipped"),
         (sealed(b'{"v":2,"crit":[]}\nnewer'), "unsupported"),
+        (sealed(HEADER).replace(b'"v":1', b'"v":3'), "flipped"),
     ],
 )
 def test_whatever_stands_in_a_record_s_place_is_named(record: bytes, kind: str) -> None:

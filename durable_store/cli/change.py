@@ -2,16 +2,19 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 import typer
 
 from durable_store import episode as episodes
 from durable_store.cli.look import Key, Url, existing, goals_there
-from durable_store.cli.output import Failure, Row, count_of, key_fields, print_line, to_json
+from durable_store.cli.output import Failure, Row, count_of, key_fields, print_line, ranges, to_json
+from durable_store.cli.progress import progress
 from durable_store.errors import (
     CheckpointConflict,
     CheckpointDamaged,
@@ -20,10 +23,13 @@ from durable_store.errors import (
     StoreUnavailable,
 )
 from durable_store.key import CheckpointKey, goal_from_text
+from durable_store.operations.ahead import AT_ONCE, ahead
 from durable_store.reading import prunable
 from durable_store.record import random_tag, writer_name
 from durable_store.run import MAX_KEEP
 from durable_store.store import Store
+
+T = TypeVar("T")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
@@ -67,7 +73,8 @@ def fork(
 ) -> None:
     """Make the state of one step the first of another key.
 
-    The episode of TO is under way, or the next number of its goal: then it is started, for TO's checkpoint id.
+    The episode of TO is under way, or the next number of its goal: then it is started, for TO's checkpoint id. If it is
+    killed on the way, run it again.
     """
     source, target = CheckpointKey.parse(key), CheckpointKey.parse(to)
     with existing(url) as store:
@@ -113,14 +120,22 @@ def prune(
     """
     before = None if older_than is None else _ago(older_than)
     problems: list[str] = []
-    with existing(url) as store:
+    with existing(url) as store, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-prune") as threads:
         names = goals_there(store, None if goal is None else [goal])
-        keys = store.keys(names[0] if names else None)
-        pruned = list(_to_prune(store, keys, keep, problems, finished=finished, before=before))
+        keys = list(store.keys(names[0] if names else None))
+
+        def look_at(key: CheckpointKey) -> _Pruned:
+            if not _is_wanted(store, key, finished=finished, before=before):
+                return _Pruned(key, [])
+            return _Pruned(key, prunable(store.backend, key, keep))
+
+        with progress("look", lambda: len(keys), "key") as seen:
+            pruned = list(_each(threads, look_at, keys, problems, seen))
         told = _counted(pruned)
         if pruned and not dry_run:
             _ask(f"remove {told}", yes=yes)
-            pruned = [each for each in pruned if _prune(store, each, problems)]
+            with progress("prune", lambda: len(pruned), "key") as seen:
+                pruned = list(_each(threads, partial(_prune, store), pruned, problems, seen))
             told = _counted(pruned)
     _tell_removed(
         told, [{**key_fields(each.key), "steps": each.steps} for each in pruned], as_json=as_json, dry_run=dry_run
@@ -145,15 +160,28 @@ def rm(
     """
     name = goal_from_text(goal)
     with existing(url) as store:
+        backend = store.backend
         there = [key for key in store.keys(name) if episode in (None, key.episode_id)]
         if not there:
             of_episode = "" if episode is None else f" in episode {episode}"
             raise Failure(f"goal {name!r} has no checkpoints{of_episode}: see `durable-store ls`")
-        rows: list[Row] = [{**key_fields(key), "steps": store.backend.steps(key)[::-1]} for key in there]
-        told = f"{count_of(sum(len(row['steps']) for row in rows), 'step')} of {count_of(len(rows), 'key')}"
+        rows: list[Row] = []
+        with (
+            progress("look", lambda: len(there), "key") as seen,
+            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-rm") as threads,
+        ):
+            for key, steps in ahead(threads, lambda key: (key, backend.steps(key)[::-1]), there, AT_ONCE):
+                seen(0)
+                rows.append({**key_fields(key), "steps": steps})
+        told = _of_keys(sum(len(row["steps"]) for row in rows), len(rows))
         if not dry_run:
             _ask(f"remove {told}, for good", yes=yes)
-            store.delete(name, episode_id=episode)
+            removed: list[int] = []
+            with progress("rm", lambda: len(there), "key") as seen:
+                for count in episodes.remove(backend, name, episode, writer_name(random_tag())):
+                    removed.append(count)
+                    seen(0)
+            told = _of_keys(sum(removed), len(removed))
     _tell_removed(told, rows, as_json=as_json, dry_run=dry_run)
 
 
@@ -164,27 +192,34 @@ class _Pruned:
 
 
 def _counted(pruned: list[_Pruned]) -> str:
-    return f"{count_of(sum(len(each.steps) for each in pruned), 'step')} of {count_of(len(pruned), 'key')}"
+    return _of_keys(sum(len(each.steps) for each in pruned), len(pruned))
 
 
-def _to_prune(
-    store: Store,
-    keys: Iterable[CheckpointKey],
-    keep: int,
+def _of_keys(steps: int, keys: int) -> str:
+    return f"{count_of(steps, 'step')} of {count_of(keys, 'key')}"
+
+
+def _each(
+    threads: ThreadPoolExecutor,
+    function: Callable[[T], _Pruned],
+    things: Iterable[T],
     problems: list[str],
-    *,
-    finished: bool,
-    before: datetime | None,
+    seen: Callable[[int], None],
 ) -> Iterator[_Pruned]:
-    """What is to be removed of each key that is wanted; what is wrong with a key is added to `problems`."""
-    for key in keys:
+    """What the function makes of each, where there is anything to remove; what goes wrong is added to `problems`."""
+
+    def attempt(thing: T) -> _Pruned | str:
         try:
-            if _is_wanted(store, key, finished=finished, before=before):
-                steps = prunable(store.backend, key, keep)
-                if steps:
-                    yield _Pruned(key, steps)
+            return function(thing)
         except (CheckpointDamaged, StoreUnavailable) as err:
-            problems.append(str(err))
+            return str(err)
+
+    for done in ahead(threads, attempt, things, AT_ONCE):
+        seen(0)
+        if isinstance(done, str):
+            problems.append(done)
+        elif done.steps:
+            yield done
 
 
 def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: datetime | None) -> bool:
@@ -198,14 +233,10 @@ def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: date
     return newest is not None and newest.saved_at < before
 
 
-def _prune(store: Store, pruned: _Pruned, problems: list[str]) -> bool:
+def _prune(store: Store, pruned: _Pruned) -> _Pruned:
     """Removes the steps, the newest of them first: cut off, it leaves nothing without what that needs."""
-    try:
-        store.backend.prune(pruned.key, pruned.steps[::-1])
-    except StoreUnavailable as err:
-        problems.append(str(err))
-        return False
-    return True
+    store.backend.prune(pruned.key, pruned.steps[::-1])
+    return pruned
 
 
 def _ago(text: str) -> datetime:
@@ -238,5 +269,5 @@ def _tell_removed(told: str, rows: list[Row], *, as_json: bool, dry_run: bool) -
         return
     if dry_run:
         for row in rows:
-            print_line(f"{row['key']}\t{', '.join(map(str, row['steps']))}")
+            print_line(f"{row['key']}\t{ranges(row['steps'][::-1])}")
     print_line(f"{'would remove' if dry_run else 'removed'} {told}")

@@ -15,6 +15,7 @@ from durable_store.cli.output import Failure, console, on_terminal, print_line, 
 from durable_store.key import CheckpointKey
 
 _MOST_SHOWN = 120  # characters of a value
+_HOW = "for A and B"
 _STYLES = {"+": "green", "-": "red", "~": "yellow"}
 
 
@@ -33,13 +34,13 @@ def diff(
     wanted = CheckpointKey.parse(key)
     with existing(url) as store:
         steps = store.backend.steps(wanted)
-        new = find(store, wanted, after)
+        new = find(store, wanted, after, how=_HOW)
         if before is None:
             older = [step for step in steps if step < new.step]
             if not older:
                 raise Failure(f"{wanted} has no step before {new.step} to compare it with")
             before = older[0]
-        old = find(store, wanted, before)
+        old = find(store, wanted, before, how=_HOW)
     patch: list[dict[str, Any]] = jsonpatch.make_patch(old.state, new.state).patch
     if as_json:
         typer.echo(to_json(patch))

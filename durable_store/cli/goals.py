@@ -1,13 +1,15 @@
 """What a store holds, goal by goal: `episodes`, `stats`."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import Annotated
 
 import typer
 
-from durable_store.cli.look import STATUS_STYLES, Url, existing
-from durable_store.cli.operate import progress
+from durable_store import episode as episodes_of
+from durable_store.cli.look import STATUS_STYLES, Url, existing, trouble
 from durable_store.cli.output import (
     Column,
     Failure,
@@ -22,12 +24,12 @@ from durable_store.cli.output import (
     time_field,
     to_json,
 )
-from durable_store.key import goal_from_text
+from durable_store.cli.progress import progress, records_in
+from durable_store.errors import CheckpointDamaged, StoreUnavailable
+from durable_store.key import CheckpointKey, goal_from_text
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.places import keys_of
-
-if TYPE_CHECKING:
-    from durable_store.key import CheckpointKey
+from durable_store.operations.places import Listed, is_away, listed
+from durable_store.store import Store
 
 _LARGEST = 10
 
@@ -52,24 +54,38 @@ def episodes(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array, an object for each row.")] = False,
 ) -> None:
-    """List the episodes of a goal, newest first: how each stands, since when, and what came of it."""
+    """List the episodes of a goal, newest first: how each stands, since when, and what came of it.
+
+    The status is running, finished, failed or deleted; where that cannot be read it is `damaged`, `unsupported` when a
+    newer version wrote it, or `unavailable` when the storage refuses it: then the exit status is 1.
+    """
     name = goal_from_text(goal)
+    refusals: list[str] = []
     with existing(url) as store:
-        found = store.episodes(name)
-    if not found:
-        raise Failure(f"goal {name!r} has no episodes: see `durable-store ls`")
-    rows: list[Row] = [
-        {
-            "episode_id": each.id,
-            "status": each.status,
-            "root": each.root,
-            "started": time_field(each.started),
-            "ended": time_field(each.ended),
-            "result": each.result,
-        }
-        for each in found
-    ]
-    print_rows(_EPISODES, rows, as_json=as_json)
+        newest = episodes_of.newest_number(store.backend, name)
+        if newest < 0:
+            raise Failure(f"goal {name!r} has no episodes: see `durable-store ls`")
+        rows = (_row(store, name, number, refusals) for number in range(newest, -1, -1))
+        print_rows(_EPISODES, rows, as_json=as_json)
+    if refusals:
+        raise Failure(
+            f"of {count_of(newest + 1, 'episode')} {len(refusals)} could not be read; the first: {refusals[0]}"
+        )
+
+
+def _row(store: Store, goal: str, number: int, refusals: list[str]) -> Row:
+    """How the episode stands, or that this cannot be read; what the storage refuses is added to `refusals`."""
+    row: Row = dict.fromkeys(("root", "started", "ended", "result", "problem"))
+    try:
+        found = episodes_of.read(store.backend, goal, number)
+    except (CheckpointDamaged, StoreUnavailable) as err:
+        if isinstance(err, StoreUnavailable):
+            refusals.append(str(err))
+        return {"episode_id": number, **row, "status": trouble(err), "problem": str(err)}
+    if found:
+        times = {"started": time_field(found.started), "ended": time_field(found.ended)}
+        row |= {"status": found.status, "root": found.root, "result": found.result, **times}
+    return {"episode_id": number, "status": None, **row}
 
 
 def stats(
@@ -79,34 +95,57 @@ def stats(
 ) -> None:
     """Count what is in a store: goals, episodes, keys, steps and their bytes, and the ten largest keys.
 
-    It reads all of it, since the bytes of a record are known no other way. The store's own records are counted with
-    the steps and bytes, and not among the keys.
+    It reads all of it, since the bytes of a record are known no other way. The small records that the store keeps for
+    itself, of episodes for one, are not counted.
     """
     sizes: Counter[CheckpointKey] = Counter()
     steps: Counter[CheckpointKey] = Counter()
-    with (
-        existing(url) as store,
-        progress(store, None, "stats") as seen,
-        ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-stats") as threads,
-    ):
+    refusals: list[str] = []
+    with existing(url) as store, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-stats") as threads:
         backend = store.backend
-        places = ((key, step) for key in keys_of(backend, None) for step in backend.steps(key))
-        for key, size in ahead(threads, lambda place: (place[0], len(backend.load(*place) or b"")), places, AT_ONCE):
-            seen(size)
-            steps[key] += 1
-            sizes[key] += size
-    keys = [key for key in steps if not key.checkpoint_id.startswith("@")]
-    own = set(keys)
+
+        def size_of(place: tuple[CheckpointKey, int]) -> tuple[CheckpointKey, int | None]:
+            try:
+                record = backend.load(*place)
+            except StoreUnavailable as err:
+                if is_away(backend):
+                    raise
+                refusals.append(str(err))
+                return place[0], 0
+            return place[0], None if record is None else len(record)
+
+        with progress("stats", records_in(backend, store.keys())) as seen:
+            keys = ahead(threads, partial(listed, backend), store.keys(), AT_ONCE)
+            places = ((each.key, step) for each in _told(keys, refusals) for step in each.steps)
+            for key, size in ahead(threads, size_of, places, AT_ONCE):
+                seen(size or 0)
+                if size is not None:  # not removed since it was listed
+                    steps[key] += 1
+                    sizes[key] += size
     counts: Row = {
-        "goals": len({key.goal_id for key in keys}),
-        "episodes": len({(key.goal_id, key.episode_id) for key in keys}),
-        "keys": len(keys),
+        "goals": len({key.goal_id for key in steps}),
+        "episodes": len({(key.goal_id, key.episode_id) for key in steps}),
+        "keys": len(steps),
         "steps": steps.total(),
         "size": sizes.total(),
     }
     largest: list[Row] = [
-        {**key_fields(key), "steps": steps[key], "size": size} for key, size in sizes.most_common() if key in own
-    ][:_LARGEST]
+        {**key_fields(key), "steps": steps[key], "size": size} for key, size in sizes.most_common(_LARGEST)
+    ]
+    _tell(counts, largest, as_json=as_json)
+    if refusals:
+        raise Failure(f"{count_of(len(refusals), 'place')} could not be read; the first: {refusals[0]}")
+
+
+def _told(keys: Iterable[Listed], refusals: list[str]) -> Iterator[Listed]:
+    """The same; what the storage refuses to list is added to `refusals`."""
+    for each in keys:
+        if each.refused:
+            refusals.append(str(each.refused))
+        yield each
+
+
+def _tell(counts: Row, largest: list[Row], *, as_json: bool) -> None:
     if as_json:
         typer.echo(to_json({**counts, "largest": largest}))
         return

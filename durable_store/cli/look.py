@@ -22,6 +22,7 @@ from durable_store.cli.output import (
     pretty_time,
     print_rows,
     printable,
+    ranges,
     time_field,
     to_json,
 )
@@ -214,7 +215,7 @@ def _row_of_key(store: Store, key: CheckpointKey, episode: _Standing) -> Row | N
     try:
         newest = store.latest(key)
     except (CheckpointDamaged, StoreUnavailable) as err:
-        standing = _Standing(_trouble(err), str(err))
+        standing = _Standing(trouble(err), str(err))
     else:
         if newest is None:
             return None  # removed since it was listed
@@ -222,7 +223,7 @@ def _row_of_key(store: Store, key: CheckpointKey, episode: _Standing) -> Row | N
     try:
         steps = store.backend.steps(key)
     except StoreUnavailable as err:
-        standing = _Standing(_trouble(err), str(err))
+        standing = _Standing(trouble(err), str(err))
     else:
         row.update(step=max(steps, default=None), steps=len(steps))
     return {**row, "status": standing.status, "problem": standing.problem}
@@ -232,18 +233,19 @@ def _standing_of_episode(store: Store, key: CheckpointKey) -> _Standing:
     try:
         episode = episodes.read(store.backend, key.goal_id, key.episode_id)
     except (CheckpointDamaged, StoreUnavailable) as err:
-        return _Standing(f"{_OF_EPISODE}{_trouble(err)}", str(err))
+        return _Standing(f"{_OF_EPISODE}{trouble(err)}", str(err))
     return _NO_EPISODE if episode is None else _Standing(episode.status)
 
 
-def _trouble(err: CheckpointDamaged | StoreUnavailable) -> str:
+def trouble(err: CheckpointDamaged | StoreUnavailable) -> str:
+    """The status of what cannot be read."""
     if isinstance(err, StoreUnavailable):
         return "unavailable"
     return "unsupported" if isinstance(err, CheckpointUnsupported) else "damaged"
 
 
-def find(store: Store, key: CheckpointKey, step: int | None) -> Checkpoint:
-    """The checkpoint; where it cannot be had, the error says what can."""
+def find(store: Store, key: CheckpointKey, step: int | None, *, how: str = "for --step") -> Checkpoint:
+    """The checkpoint; where it cannot be had, the error says what can, and how."""
     try:
         checkpoint = store.latest(key) if step is None else store.load(key, step)
     except CheckpointUnsupported:
@@ -252,7 +254,7 @@ def find(store: Store, key: CheckpointKey, step: int | None) -> Checkpoint:
         there = [each for each in store.backend.steps(key) if each != step]
         if not there:
             raise Failure(_no_such_key(store, key) if isinstance(err, CheckpointNotFound) else str(err)) from err
-        raise Failure(f"{err} (the steps that are there, for --step: {_ranges(there)})") from err
+        raise Failure(f"{err} (the steps that are there, {how}: {ranges(there)})") from err
     if checkpoint is None:
         raise Failure(_no_such_key(store, key))
     return checkpoint
@@ -266,19 +268,6 @@ def _no_such_key(store: Store, key: CheckpointKey) -> str:
             more = ", …" if len(near) > _MOST_NAMED else ""
             return f"{message}; {where} {', '.join(map(str, near[:_MOST_NAMED]))}{more}"
     return f"{message}: the store is empty"
-
-
-def _ranges(steps: list[int]) -> str:
-    """Steps for people, newest first: `60-55, 31, 0`."""
-    found: list[list[int]] = []
-    for step in steps:
-        if found and found[-1][-1] == step + 1:
-            found[-1][1:] = [step]
-        else:
-            found.append([step])
-    shown = ["-".join(map(str, ends)) for ends in found]
-    most = 2 * _MOST_NAMED
-    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
 
 
 def _print_fact(name: str, row: Row) -> None:

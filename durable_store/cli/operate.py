@@ -1,14 +1,9 @@
 """Whole stores in an operator's hands: `copy`, `verify`."""
 
-import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from durable_store.cli.look import Url, existing, goals_there
@@ -17,7 +12,6 @@ from durable_store.cli.output import (
     Row,
     console,
     count_of,
-    error_console,
     key_fields,
     on_terminal,
     pretty_size,
@@ -26,19 +20,17 @@ from durable_store.cli.output import (
     printable,
     to_json,
 )
+from durable_store.cli.progress import progress, records_in
 from durable_store.errors import InvalidArgument
 from durable_store.operations import Copied, Finding, Tally
 from durable_store.operations import copy as copy_store
 from durable_store.operations import verify as verify_store
-from durable_store.operations.ahead import AT_ONCE, ahead
 from durable_store.operations.places import keys_of
-from durable_store.store import Store, open_store
+from durable_store.store import open_store
 
 Goals = Annotated[
     list[str] | None, typer.Option("--goal", metavar="GOAL", help="Only this goal; may be given more than once.")
 ]
-
-_OFTEN = 0.1  # seconds between two changes of the bar
 
 
 def copy(
@@ -62,7 +54,7 @@ def copy(
             raise InvalidArgument("SRC and DST are the same store: name another one to copy into")
         goals = goals_there(here, goal)
         try:
-            with progress(here, goals, "copy") as seen:
+            with progress("copy", records_in(here.backend, keys_of(here.backend, goals))) as seen:
 
                 def note(copied: Copied) -> None:
                     tally.count(copied)
@@ -86,13 +78,14 @@ def verify(
 
     It changes nothing: a damaged record keeps its step, which an older writer could take otherwise. In a pipe each
     finding is a line: kind, place, what is wrong, advice. The exit status is 1 when something is damaged; what is only
-    odd, a foreign file for one, is told and fails nothing.
+    odd is told and fails nothing. In a store on files, foreign files and open permissions are odd too; they are looked
+    for when all goals are.
     """
     findings: list[Finding] = []
     with existing(url) as store:
         goals = goals_there(store, goal)
         try:
-            with progress(store, goals, "verify") as seen:
+            with progress("verify", records_in(store.backend, keys_of(store.backend, goals))) as seen:
                 verified = verify_store(store, goals=goals, report=findings.append, progress=lambda _, size: seen(size))
         finally:  # however it has ended
             _tell_findings(findings, as_json=as_json)
@@ -131,36 +124,3 @@ def _tell(finding: Finding) -> None:
     screen.print(Text.assemble((finding.kind, style), f"  {printable(finding.place)}"), soft_wrap=True)
     for line in (finding.what, finding.advice):
         print_folded(screen, line, indent="  ")
-
-
-@contextmanager
-def progress(store: Store, goals: Sequence[str] | None, title: str) -> Generator[Callable[[int], None]]:
-    """Something to be told of each record's bytes; on a terminal a bar, gone at the end, that counts them all first."""
-    screen = error_console()
-    if not screen.is_terminal:
-        yield lambda _: None
-        return
-    columns = (
-        TextColumn(title),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
-    )
-    with Progress(*columns, console=screen, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task(title, total=None, told="counting")
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            counts = ahead(threads, lambda key: len(store.backend.steps(key)), keys_of(store.backend, goals), AT_ONCE)
-            bar.update(task, total=sum(counts), told="")
-        started = shown = time.monotonic()
-        records = size = 0
-
-        def seen(more: int) -> None:
-            nonlocal records, size, shown
-            records, size = records + 1, size + more
-            if (now := time.monotonic()) - shown >= _OFTEN:
-                shown = now
-                told = f"{count_of(records, 'record')}, {records / (now - started):,.0f}/s, {pretty_size(size)}"
-                bar.update(task, completed=records, told=told)
-
-        yield seen

@@ -24,6 +24,7 @@ Row = dict[str, Any]
 NOTHING = "-"
 _GAP = 2  # blanks between two columns
 _LEAST_FOLDED = 16  # in fewer characters a folded key is no longer read as one
+_MOST_RANGES = 10
 _NOT_ASCII = re.compile(r"[^\n -~]")
 
 
@@ -134,6 +135,18 @@ def key_fields(key: CheckpointKey) -> Row:
 def time_field(when: datetime | None) -> str | None:
     """UTC, ISO 8601, microseconds; None when it cannot be known."""
     return None if when is None else timestamp(when)
+
+
+def ranges(steps: list[int]) -> str:
+    """Steps for people, newest first: `60-55, 31, 0`."""
+    found: list[list[int]] = []
+    for step in steps:
+        if found and found[-1][-1] == step + 1:
+            found[-1][1:] = [step]
+        else:
+            found.append([step])
+    shown = ["-".join(map(str, ends)) for ends in found]
+    return ", ".join(shown[:_MOST_RANGES]) + (", …" if len(shown) > _MOST_RANGES else "")
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -18,7 +18,7 @@ from durable_store.backend import Backend
 from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
 from durable_store.key import EPISODE_ID, CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.places import goal_names, is_of_one_record, keys_of
+from durable_store.operations.places import goal_names, is_away, keys_of, listed
 from durable_store.record import HEAD, Header, check, decode_header
 from durable_store.store import Store
 
@@ -29,7 +29,7 @@ class Copied:
 
     Attributes:
         key: under which it is kept.
-        step: its number.
+        step: its number; None when the source's storage refuses to list the key.
         size: its bytes.
         outcome: `copied`; `there` already, the same; `conflict`, another one is there, and stays; `unreadable`, the
             source's storage refuses it; `gone`, removed from the source since it was listed.
@@ -37,7 +37,7 @@ class Copied:
     """
 
     key: CheckpointKey
-    step: int
+    step: int | None
     size: int
     outcome: str
     problem: str | None = None
@@ -170,7 +170,8 @@ class _Copying:
 
     def key(self, key: CheckpointKey) -> None:
         """Copies the records of a key, oldest first, unless the target's has gone on by itself."""
-        steps, there = self._source.steps(key)[::-1], self._target.steps(key)
+        steps = self._listed(key)
+        there = self._target.steps(key)
         if there and steps and there[0] not in steps and not self._was_in_source(key, there[0], steps):
             words = (
                 f"{key} has a step {there[0]} in the target that the source never had: it has gone on by itself there"
@@ -184,7 +185,14 @@ class _Copying:
         goal, numbers = numbers_of_goal
         for number in sorted(numbers, reverse=True):
             key = CheckpointKey(goal, number, EPISODE_ID)
-            self._steps(key, self._source.steps(key), set(self._target.steps(key)))
+            self._steps(key, self._listed(key)[::-1], set(self._target.steps(key)))
+
+    def _listed(self, key: CheckpointKey) -> list[int]:
+        """The source's steps, oldest first; where it refuses to list them that is told, and there are none."""
+        found = listed(self._source, key)
+        if found.refused:
+            self._tell(Copied(key, None, 0, "unreadable", str(found.refused)))
+        return found.steps
 
     def _steps(self, key: CheckpointKey, steps: Sequence[int], there: set[int]) -> None:
         """Copies these steps; `there` are those that the target has."""
@@ -194,7 +202,7 @@ class _Copying:
             try:
                 record = self._source.load(key, step)
             except StoreUnavailable as err:
-                if not is_of_one_record(err):
+                if is_away(self._source):
                     raise
                 self._tell(Copied(key, step, 0, "unreadable", str(err)))
                 continue

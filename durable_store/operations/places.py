@@ -1,13 +1,19 @@
-"""Which keys an operation goes through, and which refusals are of one record alone."""
+"""Which keys and steps an operation goes through, and which refusals are of one record alone."""
 
-import errno
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from durable_store.backend import Backend
 from durable_store.errors import StoreUnavailable
 from durable_store.key import CheckpointKey, goal_text
 
-_OF_ONE_RECORD = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EIO, errno.ELOOP, errno.ENOTDIR}
+
+class Listed(NamedTuple):
+    """The steps of a key, oldest first; or why the storage refuses to list them, when it lists others."""
+
+    key: CheckpointKey
+    steps: list[int]
+    refused: StoreUnavailable | None
 
 
 def goal_names(goals: Iterable[str | int] | None) -> list[str] | None:
@@ -24,6 +30,20 @@ def keys_of(backend: Backend, goals: Sequence[str] | None) -> Iterator[Checkpoin
         yield from backend.keys(goal)
 
 
-def is_of_one_record(err: StoreUnavailable) -> bool:
-    """Whether the storage refuses one record and may well have the others."""
-    return isinstance(err.__cause__, OSError) and err.__cause__.errno in _OF_ONE_RECORD
+def listed(backend: Backend, key: CheckpointKey) -> Listed:
+    """What there is of a key. Raises StoreUnavailable when the storage is away."""
+    try:
+        return Listed(key, backend.steps(key)[::-1], None)
+    except StoreUnavailable as err:
+        if is_away(backend):
+            raise
+        return Listed(key, [], err)
+
+
+def is_away(backend: Backend) -> bool:
+    """Whether a storage that has just refused something refuses everything, as far as its listing shows."""
+    try:
+        next(backend.keys(), None)
+    except StoreUnavailable:
+        return True
+    return False

@@ -18,7 +18,7 @@ from durable_store.backend import Backend
 from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
 from durable_store.key import EPISODE_ID, CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.places import goal_names, is_of_one_record, keys_of
+from durable_store.operations.places import Listed, goal_names, is_away, keys_of, listed
 from durable_store.record import DIGEST, HEAD, Header, check, decode, digest_of, is_intact
 from durable_store.state import MAX_STATE
 from durable_store.store import Store
@@ -36,7 +36,7 @@ ADVICE = {
     "base": f"what it builds on cannot be had, so its state is lost: restore that record from a copy; {_PAST}",
     "replaced": "a process that was superseded has left it, or somebody has put it there: no later step builds on it",
     "unsupported": "a newer version wrote it: upgrade durable-store; nothing is wrong with it as far as can be seen",
-    "unreadable": "give this user the right to read it, or move away what is in its place, then look again",
+    "unreadable": "let this user read it, move away what is in its place, or wait for the storage; then look again",
     "episode": "the episodes of this goal cannot all be found: restore the record from a copy of the store",
     "gap": "its run kept everything: if nobody has pruned them, these steps were lost; the others can be read",
     "foreign": "no part of the store, which never looks at it: move it away if you do not know it",
@@ -93,10 +93,12 @@ class Verified:
 
 
 class _Read(NamedTuple):
+    """What is to be read, or was: without a step the key, whose steps the storage refuses to list."""
+
     key: CheckpointKey
-    step: int
-    record: bytes | None
-    refused: StoreUnavailable | None
+    step: int | None
+    record: bytes | None = None
+    refused: StoreUnavailable | None = None
 
 
 def verify(
@@ -120,7 +122,7 @@ def verify(
         progress: is told of each record, and its bytes.
 
     Raises:
-        StoreUnavailable: the store cannot be reached. One record that the storage refuses is a finding.
+        StoreUnavailable: the store cannot be reached. What the storage refuses while it lists others is a finding.
     """
     backend = store.backend
     names = goal_names(goals)
@@ -146,10 +148,9 @@ def _findings(
     progress: Callable[[CheckpointKey, int], None],
 ) -> Iterator[Finding]:
     """All of them, key by key; counts what was read."""
-    listed = ahead(threads, lambda key: (key, backend.steps(key)[::-1]), keys_of(backend, names), at_once)
-    places = ((key, step) for key, steps in listed for step in steps)
+    keys = ahead(threads, partial(listed, backend), keys_of(backend, names), at_once)
     of_key: _OfKey | None = None
-    for read in ahead(threads, partial(_read, backend), places, at_once):
+    for read in ahead(threads, partial(_read, backend), _places(keys), at_once):
         if of_key is None or of_key.key != read.key:
             of_key = _OfKey(backend, read.key)
         if read.record is not None:
@@ -162,13 +163,22 @@ def _findings(
         yield from (Finding(*stranger) for stranger in strangers())
 
 
-def _read(backend: Backend, place: tuple[CheckpointKey, int]) -> _Read:
+def _places(keys: Iterable[Listed]) -> Iterator[_Read]:
+    for key, steps, refused in keys:
+        if refused:
+            yield _Read(key, None, refused=refused)
+        yield from (_Read(key, step) for step in steps)
+
+
+def _read(backend: Backend, place: _Read) -> _Read:
+    if place.step is None:
+        return place
     try:
-        return _Read(*place, backend.load(*place), None)
+        return place._replace(record=backend.load(place.key, place.step))
     except StoreUnavailable as err:
-        if not is_of_one_record(err):
+        if is_away(backend):
             raise
-        return _Read(*place, None, err)
+        return place._replace(refused=err)
 
 
 class _OfKey:
@@ -185,6 +195,8 @@ class _OfKey:
 
     def look_at(self, read: _Read) -> list[Finding]:
         """What is wrong with a record."""
+        if read.step is None:
+            return [Finding(str(self.key), "unreadable", str(read.refused))]
         found: list[tuple[str, str]] = []
         if read.record is not None:
             found = self._look(read.step, read.record)
@@ -201,7 +213,10 @@ class _OfKey:
             header = check(record, self.key, step)
             found = self._look_further(header, record)
         except CheckpointDamaged as err:
-            header, found = None, [(_kind(record, self.key, step, err), str(err))]
+            kind, what = _kind(record, self.key, step, err), str(err)
+            if isinstance(err, CheckpointUnsupported) and kind != "unsupported":
+                what += "; or it is damaged, for its bytes do not match its digest"
+            header, found = None, [(kind, what)]
         if found and self._backend.load(self.key, step) != record:
             return []  # removed since it was read, and then its bases may be
         self._digests[step] = digest_of(record) if header else None
@@ -213,7 +228,9 @@ class _OfKey:
 
     def _look_further(self, header: Header, record: bytes) -> list[tuple[str, str]]:
         """What is wrong with an intact record in its place."""
-        bases = [self._recent.get(base) or _read(self._backend, (self.key, base)).record for base, _ in header.bases]
+        bases = [
+            self._recent.get(base) or _read(self._backend, _Read(self.key, base)).record for base, _ in header.bases
+        ]
         try:
             state = decode(record, self.key, header.step, lambda _: bases).state
         except CheckpointUnsupported:
@@ -256,12 +273,12 @@ class _OfKey:
 
 def _kind(record: bytes, key: CheckpointKey, step: int, err: CheckpointDamaged) -> str:
     """Of damage that a record shows by itself."""
-    if isinstance(err, CheckpointUnsupported):
-        return "unsupported"
     if not record:
         return "empty"
     if not is_intact(record):
         return "truncated" if _is_cut(record) else "flipped"
+    if isinstance(err, CheckpointUnsupported):
+        return "unsupported"
     try:
         fields = orjson.loads(record[DIGEST + 1 :].partition(b"\n")[0])
         place = [fields[name] for name in ("goal", "episode", "checkpoint", "step")]

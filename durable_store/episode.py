@@ -182,8 +182,10 @@ def delete(backend: Backend, goal_id: str, number: int, writer: str) -> None:
         backend.prune(_key(goal_id, number), [ENDED])
 
 
-def remove(backend: Backend, goal_id: str, number: int | None, writer: str) -> Iterator[int]:
-    """Removes all checkpoints of a goal, or of one of its episodes; gives how many of each key, as it goes.
+def remove(
+    backend: Backend, goal_id: str, number: int | None, writer: str
+) -> Iterator[tuple[CheckpointKey, list[int]]]:
+    """Removes all checkpoints of a goal, or of one of its episodes; gives the steps of each key that are gone.
 
     The tombstones come first: from then on nobody resumes into what is being removed. Then each key, oldest step first.
     """
@@ -195,7 +197,7 @@ def remove(backend: Backend, goal_id: str, number: int | None, writer: str) -> I
         if number in (None, key.episode_id):
             steps = backend.steps(key)[::-1]
             backend.prune(key, steps)
-            yield len(steps)
+            yield key, steps
 
 
 def _key(goal_id: str, number: int) -> CheckpointKey:

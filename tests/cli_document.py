@@ -21,7 +21,8 @@ tabs, exact times and sizes, and no colour; with `--json` there is JSON. What go
 | exit status | |
 |---|---|
 | 0 | done |
-| 1 | failed, or not all of it could be done; `verify`: something is damaged; `copy`: a record is damaged, or another one is there; `conformance`: a clause failed |
+| 1 | failed, or not all of it was done: for `verify` and `copy` also if a record is damaged, for `conformance` if a \
+clause failed |
 | 2 | misused: nothing was read or written |
 | 3 | `conformance` alone: it could not be evaluated |
 | 130 | stopped by Ctrl-C |

@@ -55,7 +55,7 @@ class ToldHere(Told):
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             self.status = run([*map(str, args)])
-        self.out, self.err = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+        self.out, self.err = (stream.buffer.getvalue().decode() for stream in (out, err))
 
 
 def save_some(store: Store) -> None:

@@ -1,5 +1,6 @@
 """`diff`, `rewind`, `fork`, `prune`, `rm`, `episodes`, `stats`: what they do, and what they refuse."""
 
+import contextlib
 import json
 import os
 import pty
@@ -156,11 +157,15 @@ def answered(answer: bytes | signal.Signals, *args: str) -> tuple[int, str]:
         seen = b""
         while b"[y/N]" not in seen:
             seen += os.read(parent, 1000)
-        if isinstance(answer, bytes):
-            os.write(parent, answer)
-        else:
-            asking.send_signal(answer)
-        status = asking.wait()
+        status = None
+        while status is None:
+            if isinstance(answer, bytes):
+                os.write(parent, answer)
+            else:
+                asking.send_signal(answer)
+            # A signal between the question and the read is noticed behind the read: a person presses Ctrl-C again.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = asking.wait(10)
         seen += os.read(parent, 1000)
         os.close(parent)
     return status, seen.decode()

@@ -374,7 +374,7 @@ def test_a_key_that_the_source_refuses_to_list_is_told_and_all_others_are_copied
     unlisted = next(iter(source.keys()))
     backend.refused = {unlisted}
     reports: list[Copied] = []
-    with pytest.raises(CheckpointDamaged, match="1 records cannot be read.*no right to read"):
+    with pytest.raises(CheckpointDamaged, match=r"1 records cannot be read.*no right to read"):
         copy(source, target, report=reports.append)
     assert [(each.key, each.step) for each in reports if each.outcome == "unreadable"] == [(unlisted, None)]
     assert records(target.backend) == {place: record for place, record in everything.items() if place[0] != unlisted}

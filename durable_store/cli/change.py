@@ -2,8 +2,9 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +14,7 @@ import typer
 
 from durable_store import episode as episodes
 from durable_store.cli.look import Key, Url, existing, goals_there
-from durable_store.cli.output import Failure, Row, count_of, key_fields, print_line, ranges, to_json
+from durable_store.cli.output import Failure, count_of, key_fields, print_line, ranges, to_json
 from durable_store.cli.progress import progress
 from durable_store.errors import (
     CheckpointConflict,
@@ -124,22 +125,20 @@ def prune(
         names = goals_there(store, None if goal is None else [goal])
         keys = list(store.keys(names[0] if names else None))
 
-        def look_at(key: CheckpointKey) -> _Pruned:
+        def look_at(key: CheckpointKey) -> _Steps:
             if not _is_wanted(store, key, finished=finished, before=before):
-                return _Pruned(key, [])
-            return _Pruned(key, prunable(store.backend, key, keep))
+                return _Steps(key, [])
+            return _Steps(key, prunable(store.backend, key, keep))
 
         with progress("look", lambda: len(keys), "key") as seen:
-            pruned = list(_each(threads, look_at, keys, problems, seen))
-        told = _counted(pruned)
-        if pruned and not dry_run:
-            _ask(f"remove {told}", yes=yes)
-            with progress("prune", lambda: len(pruned), "key") as seen:
-                pruned = list(_each(threads, partial(_prune, store), pruned, problems, seen))
-            told = _counted(pruned)
-    _tell_removed(
-        told, [{**key_fields(each.key), "steps": each.steps} for each in pruned], as_json=as_json, dry_run=dry_run
-    )
+            found = list(_each(threads, look_at, keys, problems, seen))
+        if found and not dry_run:
+            _ask(f"remove {_counted(found)}", yes=yes)
+            with _telling(as_json=as_json) as removed, progress("prune", lambda: len(found), "key") as seen:
+                for each in _each(threads, partial(_prune, store), found, problems, seen):
+                    removed.append(each)
+        else:
+            _tell(found, as_json=as_json, dry_run=dry_run)
     if problems:
         raise Failure(f"{count_of(len(problems), 'key')} could not be pruned; the first: {problems[0]}")
 
@@ -165,50 +164,44 @@ def rm(
         if not there:
             of_episode = "" if episode is None else f" in episode {episode}"
             raise Failure(f"goal {name!r} has no checkpoints{of_episode}: see `durable-store ls`")
-        rows: list[Row] = []
         with (
             progress("look", lambda: len(there), "key") as seen,
             ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-rm") as threads,
         ):
-            for key, steps in ahead(threads, lambda key: (key, backend.steps(key)[::-1]), there, AT_ONCE):
+            found: list[_Steps] = []
+            for each in ahead(threads, lambda key: _Steps(key, backend.steps(key)[::-1]), there, AT_ONCE):
+                found.append(each)
                 seen(0)
-                rows.append({**key_fields(key), "steps": steps})
-        told = _of_keys(sum(len(row["steps"]) for row in rows), len(rows))
-        if not dry_run:
-            _ask(f"remove {told}, for good", yes=yes)
-            removed: list[int] = []
-            with progress("rm", lambda: len(there), "key") as seen:
-                for count in episodes.remove(backend, name, episode, writer_name(random_tag())):
-                    removed.append(count)
-                    seen(0)
-            told = _of_keys(sum(removed), len(removed))
-    _tell_removed(told, rows, as_json=as_json, dry_run=dry_run)
+        if dry_run:
+            _tell(found, as_json=as_json, dry_run=True)
+            return
+        _ask(f"remove {_counted(found)}, for good", yes=yes)
+        with _telling(as_json=as_json) as removed, progress("rm", lambda: len(there), "key") as seen:
+            for key, steps in episodes.remove(backend, name, episode, writer_name(random_tag())):
+                removed.append(_Steps(key, steps))
+                seen(0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Pruned:
+class _Steps:
     key: CheckpointKey
     steps: list[int]
 
 
-def _counted(pruned: list[_Pruned]) -> str:
-    return _of_keys(sum(len(each.steps) for each in pruned), len(pruned))
-
-
-def _of_keys(steps: int, keys: int) -> str:
-    return f"{count_of(steps, 'step')} of {count_of(keys, 'key')}"
+def _counted(found: list[_Steps]) -> str:
+    return f"{count_of(sum(len(each.steps) for each in found), 'step')} of {count_of(len(found), 'key')}"
 
 
 def _each(
     threads: ThreadPoolExecutor,
-    function: Callable[[T], _Pruned],
+    function: Callable[[T], _Steps],
     things: Iterable[T],
     problems: list[str],
     seen: Callable[[int], None],
-) -> Iterator[_Pruned]:
+) -> Iterator[_Steps]:
     """What the function makes of each, where there is anything to remove; what goes wrong is added to `problems`."""
 
-    def attempt(thing: T) -> _Pruned | str:
+    def attempt(thing: T) -> _Steps | str:
         try:
             return function(thing)
         except (CheckpointDamaged, StoreUnavailable) as err:
@@ -233,7 +226,7 @@ def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: date
     return newest is not None and newest.saved_at < before
 
 
-def _prune(store: Store, pruned: _Pruned) -> _Pruned:
+def _prune(store: Store, pruned: _Steps) -> _Steps:
     """Removes the steps, the newest of them first: cut off, it leaves nothing without what that needs."""
     store.backend.prune(pruned.key, pruned.steps[::-1])
     return pruned
@@ -258,16 +251,28 @@ def _ask(what: str, *, yes: bool) -> None:
     try:
         agreed = typer.confirm(f"{what}?", err=True)
     except typer.Abort:  # Ctrl-C, or Ctrl-D
+        typer.echo(err=True)
         raise KeyboardInterrupt from None
     if not agreed:
         raise Failure("nothing was removed")
 
 
-def _tell_removed(told: str, rows: list[Row], *, as_json: bool, dry_run: bool) -> None:
+@contextmanager
+def _telling(*, as_json: bool) -> Generator[list[_Steps]]:
+    """A list for what has been removed, which is told however that ends."""
+    removed: list[_Steps] = []
+    try:
+        yield removed
+    finally:
+        _tell(removed, as_json=as_json, dry_run=False)
+
+
+def _tell(found: list[_Steps], *, as_json: bool, dry_run: bool) -> None:
     if as_json:
+        rows = [{**key_fields(each.key), "steps": each.steps} for each in found]
         typer.echo(to_json({"removed": not dry_run, "keys": rows}))
         return
     if dry_run:
-        for row in rows:
-            print_line(f"{row['key']}\t{ranges(row['steps'][::-1])}")
-    print_line(f"{'would remove' if dry_run else 'removed'} {told}")
+        for each in found:
+            print_line(f"{each.key}\t{ranges(each.steps[::-1])}")
+    print_line(f"{'would remove' if dry_run else 'removed'} {_counted(found)}")

@@ -191,13 +191,18 @@ def remove(
     """
     for each in range(newest_number(backend, goal_id) + 1) if number is None else (number,):
         delete(backend, goal_id, each, writer)
-    for key in list(backend.keys(goal_id)):
-        if key.checkpoint_id == EPISODE_ID or (number is not None and key.checkpoint_id.startswith("@")):
-            continue  # the goal's own
-        if number in (None, key.episode_id):
-            steps = backend.steps(key)[::-1]
-            backend.prune(key, steps)
-            yield key, steps
+    for key in list(removable(backend, goal_id, number)):
+        steps = backend.steps(key)[::-1]
+        backend.prune(key, steps)
+        yield key, steps
+
+
+def removable(backend: Backend, goal_id: str, number: int | None) -> Iterator[CheckpointKey]:
+    """The keys that go with a goal, or with one of its episodes: no tombstones, nor what is the whole goal's."""
+    for key in backend.keys(goal_id):
+        is_of_goal = number is not None and key.checkpoint_id.startswith("@")
+        if key.checkpoint_id != EPISODE_ID and not is_of_goal and number in (None, key.episode_id):
+            yield key
 
 
 def _key(goal_id: str, number: int) -> CheckpointKey:

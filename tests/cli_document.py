@@ -23,7 +23,7 @@ tabs, exact times and sizes, and no colour; with `--json` there is JSON. What go
 | 0 | done |
 | 1 | failed, or not all of it was done: for `verify` and `copy` also if a record is damaged, for `conformance` if a \
 clause failed |
-| 2 | misused: nothing was read or written |
+| 2 | misused: nothing was saved or removed |
 | 3 | `conformance` alone: it could not be evaluated |
 | 130 | stopped by Ctrl-C |
 | 141 | whoever read its output has gone, as `head` does |

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -157,18 +158,20 @@ def answered(answer: bytes | signal.Signals, *args: str) -> tuple[int, str]:
         seen = b""
         while b"[y/N]" not in seen:
             seen += os.read(parent, 1000)
-        status = None
-        while status is None:
+        for _ in range(3):
             if isinstance(answer, bytes):
                 os.write(parent, answer)
             else:
                 asking.send_signal(answer)
             # A signal between the question and the read is noticed behind the read: a person presses Ctrl-C again.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                status = asking.wait(10)
+                asking.wait(10)
+                break
+        else:
+            asking.kill()
         seen += os.read(parent, 1000)
         os.close(parent)
-    return status, seen.decode()
+    return asking.returncode, seen.decode()
 
 
 @pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04", signal.SIGINT])
@@ -369,9 +372,41 @@ def test_prune_goes_on_past_a_key_that_the_storage_refuses(tmp_path: Path) -> No
     record.mkdir()
     told = ToldHere("prune", tmp_path / "files", "--keep", "1", "-y")
     assert told.status == 1
-    assert told.out == "removed 6 steps of 2 keys\n"
+    assert told.out == "removed 7 steps of 3 keys\n"
     assert told.err.startswith("durable-store: 1 key could not be pruned; the first: cannot remove ")
+    with open_store(tmp_path / "files") as store:
+        assert {goal: store.backend.steps(CheckpointKey(goal, 0, "o-0")) for goal in "abc"} == {
+            "a": [3],
+            "b": [3, 1, 0],
+            "c": [3],
+        }
     told = ToldHere("prune", tmp_path / "files", "--keep", "1", "--finished", "-y")
     assert (told.status, told.out) == (0, "removed 0 steps of 0 keys\n")
     (tmp_path / "files" / "a" / "000000000" / "%40episode" / "0000000000000000.ckpt").write_bytes(b"")
     assert ToldHere("prune", tmp_path / "files", "--keep", "1", "--finished", "-y").status == 1
+
+
+def test_a_prune_that_is_stopped_tells_all_that_it_has_removed(tmp_path: Path) -> None:
+    with open_store(tmp_path / "files") as store:
+        for number in range(3000):
+            key = CheckpointKey("g", 0, f"a-{number}")
+            for step in range(2):
+                store.backend.save(key, step, encode(key, step, b"1", writer="w"))
+    command = [sys.executable, "-m", "durable_store.cli", "prune", str(tmp_path / "files"), "--keep", "1", "-y"]
+    first = tmp_path / "files" / "g" / "000000000" / "a-0" / "0000000000000000.ckpt"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pruning:
+        while first.exists():
+            time.sleep(0.001)
+        pruning.send_signal(signal.SIGINT)
+        out, err = pruning.communicate(timeout=60)
+    with open_store(tmp_path / "files") as store:
+        gone = sum(len(store.backend.steps(key)) == 1 for key in store.keys())
+    assert 0 < gone < 3000
+    assert out == f"removed {gone:,} step{'s' * (gone > 1)} of {gone:,} key{'s' * (gone > 1)}\n"
+    assert (pruning.returncode, err) == (130, "durable-store: stopped\n")
+
+
+def test_rm_asks_about_all_that_it_removes(url: str, store: Store) -> None:
+    fill(store, 1)
+    dry = ToldHere("rm", url, ODD_IDS[0], "--dry-run").out.splitlines()[-1]
+    assert ToldHere("rm", url, ODD_IDS[0], "-y").out == dry.replace("would remove", "removed") + "\n"

@@ -380,6 +380,32 @@ def test_a_key_that_the_source_refuses_to_list_is_told_and_all_others_are_copied
     assert records(target.backend) == {place: record for place, record in everything.items() if place[0] != unlisted}
 
 
+def test_a_record_without_its_base_is_told_each_time(source: Store, target: Store) -> None:
+    with source.resume("long", "o-0", keep=None, initial={"log": ["-" * 9000]}) as run:
+        for number in range(4):
+            run.commit({"log": [*run.state["log"], f"{number} " * 50]})
+    source.backend.prune(run.key, [0])
+    for _ in range(2):
+        with pytest.raises(
+            CheckpointDamaged, match=r"3 records cannot be read.*its base, step 0, is not in the target"
+        ):
+            copy(source, target)
+
+
+def test_one_record_that_the_target_refuses_is_told_and_all_others_are_compared(source: Store) -> None:
+    backend = Failing()
+    target = Store(backend)
+    copy(source, target)
+    everything = records(source.backend)
+    (key, step) = next(place for place in everything if place[1] == 0)
+    backend.refused = {(key, step)}
+    reports: list[Copied] = []
+    with pytest.raises(CheckpointDamaged, match="no right to read"):
+        copy(source, target, report=reports.append)
+    assert [(each.key, each.step) for each in reports if each.outcome == "unreadable"] == [(key, step)]
+    assert len(reports) == len(everything)
+
+
 def test_a_key_that_has_gone_on_in_the_target_is_left_as_it_is(source: Store, target: Store) -> None:
     run = source.resume("of both", "o-0", keep=1)
     for number in range(11):

@@ -247,17 +247,16 @@ def test_what_is_refused_is_a_finding_and_a_store_that_is_away_is_not() -> None:
     fill(store, 3)
     several = [key for key in store.keys() if len(backend.steps(key)) > 1]
     unlisted, (unread, step) = several[0], (several[1], backend.steps(several[1])[1])
-    backend.refused = {unlisted, (unread, step)}
+    started = CheckpointKey(unread.goal_id, unread.episode_id, "@episode")
+    backend.refused = {unlisted, (unread, step), (started, 0)}
     found: list[Finding] = []
     verified = verify(store, report=found.append)
-    of_bases = [finding for finding in found if finding.kind == "base"]
-    assert {(finding.place, finding.kind) for finding in found if finding not in of_bases} == {
-        (str(unlisted), "unreadable"),
-        (f"{unread} step {step}", "unreadable"),
-    }
-    assert all(finding.place.startswith(f"{unread} step ") for finding in of_bases)
+    needs_it = {finding.place for finding in found if "builds on step" in finding.what}
+    places = {str(unlisted), f"{unread} step {step}", f"{started} step 0"}
+    assert {finding.place: finding.kind for finding in found} == dict.fromkeys({*places, *needs_it}, "unreadable")
+    assert all(place.startswith(f"{unread} step ") for place in needs_it)
     listed = [(key, each) for key, steps in all_steps(backend) if key != unlisted for each in steps]
-    assert verified.records == len(listed) - 1
+    assert verified.records == len(listed) - 2
     backend.away = 10**9
     with pytest.raises(StoreUnavailable, match="nobody answers"):
         found_in(store)
@@ -340,7 +339,7 @@ def test_a_base_that_is_refused_is_told_and_all_else_is_looked_at(store: Store) 
     others[-1].write_bytes(b"")
     kinds = {finding.place: finding.kind for finding in found_in(store)}
     expected = {place_of(paths[0]): "unreadable", place_of(others[-1]): "empty"}
-    assert kinds == expected | {place_of(path): "base" for path in needs_it}
+    assert kinds == expected | {place_of(path): "unreadable" for path in needs_it}
 
 
 def test_a_link_that_leads_nowhere_is_unreadable(store: Store) -> None:
@@ -349,6 +348,15 @@ def test_a_link_that_leads_nowhere_is_unreadable(store: Store) -> None:
     paths[-1].symlink_to("nowhere")
     [finding] = found_in(store)
     assert (finding.place, finding.kind) == (place_of(paths[-1]), "unreadable")
+
+
+def test_a_link_that_leads_in_a_circle_is_foreign(store: Store) -> None:
+    grow(store, "g")
+    assert isinstance(store.backend, FileBackend)
+    circle = store.backend.path / "circle"
+    circle.symlink_to("circle")
+    [finding] = found_in(store)
+    assert (finding.place, finding.kind) == (str(circle), "foreign")
 
 
 @pytest.mark.parametrize("steps", [[0], [0, 1]])

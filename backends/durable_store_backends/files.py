@@ -327,8 +327,16 @@ def _directories(directory: str) -> Iterator[str]:
         return
     with entries:
         for entry in entries:
-            if entry.is_dir():
+            if is_directory(entry):
                 yield entry.name
+
+
+def is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or leads to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _ids(directory: str) -> Iterator[str]:
@@ -359,7 +367,8 @@ def _translate(doing: str, path: str, *, maybe_saved: bool = False) -> Generator
     try:
         yield
     except OSError as err:
-        raise _unavailable(doing, path, err, maybe_saved=maybe_saved) from err
+        below = str(err.filename or "")
+        raise _unavailable(doing, below if below.startswith(path) else path, err, maybe_saved=maybe_saved) from err
 
 
 def _unavailable(doing: str, path: str, err: OSError, *, maybe_saved: bool) -> StoreUnavailable:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from durable_store.key import id_from_storage_name
+from durable_store_backends.files import is_directory
 
 _EPISODE = re.compile(r"[0-9]{9}")
 _RECORD = re.compile(r"[0-9]{16}\.ckpt")
@@ -31,7 +32,7 @@ def _below(directory: Path, depth: int) -> Iterator[tuple[str, str, str]]:
     for entry in entries:
         if depth == 3:
             yield from _of_record(entry)
-        elif not _is_ours(entry.name, depth) or not entry.is_dir():
+        elif not _is_ours(entry.name, depth) or not is_directory(entry):
             yield entry.path, "foreign", f"{entry.path} is nothing that this store has made"
         else:
             yield from _open_to_others(Path(entry.path))
@@ -45,7 +46,7 @@ def _is_ours(name: str, depth: int) -> bool:
 def _of_record(entry: os.DirEntry[str]) -> Iterator[tuple[str, str, str]]:
     nearly = _NEARLY_A_RECORD.fullmatch(entry.name)
     if _RECORD.fullmatch(entry.name):
-        if entry.is_file():  # else it cannot be read, which is told of the step
+        if not is_directory(entry):  # else it cannot be read, which is told of the step
             yield from _open_to_others(Path(entry.path))
     elif _UNNAMED.fullmatch(entry.name):
         yield entry.path, "left over", f"{entry.path} never got the name of a record"

@@ -24,13 +24,15 @@ from durable_store.errors import (
     StoreUnavailable,
 )
 from durable_store.key import CheckpointKey, goal_from_text
-from durable_store.operations.ahead import AT_ONCE, ahead
+from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
+from durable_store.operations.places import is_away
 from durable_store.reading import prunable
 from durable_store.record import random_tag, writer_name
 from durable_store.run import MAX_KEEP
 from durable_store.store import Store
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
@@ -44,7 +46,7 @@ def rewind(
     url: Url,
     key: Key,
     *,
-    to: Annotated[int, typer.Option("--to", metavar="N", help="The step to go back to.")],
+    to: Annotated[int, typer.Option("--to", metavar="N", help="The step to go back to.", min=0)],
     as_json: Json = False,
 ) -> None:
     """Commit the state of an earlier step as the next one, from which the next process resumes.
@@ -75,7 +77,7 @@ def fork(
     """Make the state of one step the first of another key.
 
     The episode of TO is under way, or the next number of its goal: then it is started, for TO's checkpoint id. If it is
-    killed on the way, run it again.
+    killed on the way, run it again: TO is there, or begins.
     """
     source, target = CheckpointKey.parse(key), CheckpointKey.parse(to)
     with existing(url) as store:
@@ -121,7 +123,7 @@ def prune(
     """
     before = None if older_than is None else _ago(older_than)
     problems: list[str] = []
-    with existing(url) as store, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-prune") as threads:
+    with existing(url) as store:
         names = goals_there(store, None if goal is None else [goal])
         keys = list(store.keys(names[0] if names else None))
 
@@ -130,13 +132,21 @@ def prune(
                 return _Steps(key, [])
             return _Steps(key, prunable(store.backend, key, keep))
 
-        with progress("look", lambda: len(keys), "key") as seen:
-            found = list(_each(threads, look_at, keys, problems, seen))
+        found: list[_Steps] = []
+        with progress("look", lambda: len(keys), "key") as seen, threads_for("prune") as threads:
+            for each in _each(store, threads, look_at, keys, problems):
+                seen(0)
+                if each and each.steps:
+                    found.append(each)
         if found and not dry_run:
             _ask(f"remove {_counted(found)}", yes=yes)
-            with _telling(as_json=as_json) as removed, progress("prune", lambda: len(found), "key") as seen:
-                for each in _each(threads, partial(_prune, store), found, problems, seen):
-                    removed.append(each)
+            with (
+                _telling(as_json=as_json) as removed,
+                progress("prune", lambda: len(found), "key") as seen,
+                threads_for("prune") as threads,
+            ):
+                for _ in _each(store, threads, partial(_prune, store, removed), found, problems):
+                    seen(0)
         else:
             _tell(found, as_json=as_json, dry_run=dry_run)
     if problems:
@@ -160,13 +170,13 @@ def rm(
     name = goal_from_text(goal)
     with existing(url) as store:
         backend = store.backend
-        there = [key for key in store.keys(name) if episode in (None, key.episode_id)]
+        there = list(episodes.removable(backend, name, episode))
         if not there:
             of_episode = "" if episode is None else f" in episode {episode}"
             raise Failure(f"goal {name!r} has no checkpoints{of_episode}: see `durable-store ls`")
         with (
             progress("look", lambda: len(there), "key") as seen,
-            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-rm") as threads,
+            threads_for("rm") as threads,
         ):
             found: list[_Steps] = []
             for each in ahead(threads, lambda key: _Steps(key, backend.steps(key)[::-1]), there, AT_ONCE):
@@ -193,26 +203,26 @@ def _counted(found: list[_Steps]) -> str:
 
 
 def _each(
+    store: Store,
     threads: ThreadPoolExecutor,
-    function: Callable[[T], _Steps],
+    function: Callable[[T], R],
     things: Iterable[T],
     problems: list[str],
-    seen: Callable[[int], None],
-) -> Iterator[_Steps]:
-    """What the function makes of each, where there is anything to remove; what goes wrong is added to `problems`."""
+) -> Iterator[R | None]:
+    """What the function makes of each; what is wrong with one is added to `problems`."""
 
-    def attempt(thing: T) -> _Steps | str:
+    def attempt(thing: T) -> R | None:
         try:
             return function(thing)
-        except (CheckpointDamaged, StoreUnavailable) as err:
-            return str(err)
+        except CheckpointDamaged as err:
+            problems.append(str(err))
+        except StoreUnavailable as err:
+            if is_away(store.backend):
+                raise
+            problems.append(str(err))
+        return None
 
-    for done in ahead(threads, attempt, things, AT_ONCE):
-        seen(0)
-        if isinstance(done, str):
-            problems.append(done)
-        elif done.steps:
-            yield done
+    return ahead(threads, attempt, things, AT_ONCE)
 
 
 def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: datetime | None) -> bool:
@@ -226,10 +236,19 @@ def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: date
     return newest is not None and newest.saved_at < before
 
 
-def _prune(store: Store, pruned: _Steps) -> _Steps:
+def _prune(store: Store, removed: list[_Steps], found: _Steps) -> None:
     """Removes the steps, the newest of them first: cut off, it leaves nothing without what that needs."""
-    store.backend.prune(pruned.key, pruned.steps[::-1])
-    return pruned
+    left: list[int] = []
+    try:
+        store.backend.prune(found.key, found.steps[::-1])
+    except StoreUnavailable:
+        left = found.steps
+        left = store.backend.steps(found.key)
+        raise
+    finally:
+        gone = [step for step in found.steps if step not in left]
+        if gone:
+            removed.append(_Steps(found.key, gone))
 
 
 def _ago(text: str) -> datetime:

@@ -1,8 +1,9 @@
 """Many things under way at the same time, and what comes of them in their order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -10,6 +11,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AT_ONCE = 16
+
+
+@contextmanager
+def threads_for(what: str, most: int = AT_ONCE) -> Generator[ThreadPoolExecutor]:
+    """So many threads. At an error, or Ctrl-C, what they are at is ended, and nothing else is begun."""
+    with ThreadPoolExecutor(most, thread_name_prefix=f"durable-store-{what}") as threads:
+        try:
+            yield threads
+        except BaseException:
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], things: Iterable[T], most: int) -> Iterator[R]:

@@ -11,13 +11,12 @@ beginning at the end: until all of them are there, the first number is free, and
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from durable_store.backend import Backend
 from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
 from durable_store.key import EPISODE_ID, CheckpointKey
-from durable_store.operations.ahead import AT_ONCE, ahead
+from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
 from durable_store.operations.places import goal_names, is_away, keys_of, listed
 from durable_store.record import HEAD, Header, check, decode_header
 from durable_store.store import Store
@@ -31,8 +30,8 @@ class Copied:
         key: under which it is kept.
         step: its number; None when the source's storage refuses to list the key.
         size: its bytes.
-        outcome: `copied`; `there` already, the same; `conflict`, another one is there, and stays; `unreadable`, the
-            source's storage refuses it; `gone`, removed from the source since it was listed.
+        outcome: `copied`; `there` already, the same; `conflict`, another one is there, and stays; `unreadable`, one of
+            the storages refuses to read it; `gone`, removed from the source since it was listed.
         problem: what is wrong: how it is damaged, though it was copied as it is, or why it was not copied.
     """
 
@@ -125,7 +124,7 @@ def copy(
             report(copied)
 
     copying = _Copying(source.backend, target.backend, verify, tell)
-    with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-copy") as threads:
+    with threads_for("copy", at_once) as threads:
         try:
             numbers: dict[str, list[int]] = defaultdict(list)
             for _ in ahead(threads, copying.key, _of_runs(source.backend, names, numbers), at_once):
@@ -134,7 +133,6 @@ def copy(
                 pass
         except BaseException:
             copying.ended.set()
-            threads.shutdown(wait=True, cancel_futures=True)
             raise
     if tally.conflicts:
         raise CheckpointConflict(f"the target has other records at {tally.conflicts} steps: {first[True]}")
@@ -201,12 +199,12 @@ class _Copying:
                 return
             try:
                 record = self._source.load(key, step)
+                copied = self._compared(key, step, record, there) if step in there else None
             except StoreUnavailable as err:
-                if is_away(self._source):
+                if is_away(self._source) or is_away(self._target):
                     raise
                 self._tell(Copied(key, step, 0, "unreadable", str(err)))
                 continue
-            copied = self._compared(key, step, record) if step in there else None
             copied = copied or self._copied(key, step, record, there)
             if copied.outcome in ("copied", "there"):
                 there.add(step)
@@ -215,8 +213,7 @@ class _Copying:
     def _copied(self, key: CheckpointKey, step: int, record: bytes | None, there: set[int]) -> Copied:
         if record is None:
             return Copied(key, step, 0, "gone")
-        header, problem = _looked_at(record, key, step)
-        missing = [base for base, _ in header.bases if base not in there] if header else []
+        missing, problem = _looked_at(record, key, step, there)
         if missing and self._source.load(key, step) is None:
             return Copied(key, step, 0, "gone")  # as its bases are
         try:
@@ -227,11 +224,9 @@ class _Copying:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: another record is there")
         if self._verify and self._target.load(key, step) != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: what was saved is not there")
-        if missing:
-            problem = f"{key} step {step} cannot be read: its base, step {missing[0]}, is not in the target"
         return Copied(key, step, len(record), "copied", problem)
 
-    def _compared(self, key: CheckpointKey, step: int, record: bytes | None) -> Copied | None:
+    def _compared(self, key: CheckpointKey, step: int, record: bytes | None, there: set[int]) -> Copied | None:
         """What is there already; None when it is not, after all."""
         if record is None:
             return Copied(key, step, 0, "gone")
@@ -240,7 +235,7 @@ class _Copying:
             return None
         if found != record:
             return Copied(key, step, len(record), "conflict", f"{key} step {step}: another record is there")
-        return Copied(key, step, len(record), "there", _looked_at(record, key, step)[1])
+        return Copied(key, step, len(record), "there", _looked_at(record, key, step, there)[1])
 
     def _was_in_source(self, key: CheckpointKey, step: int, steps: Sequence[int]) -> bool:
         """Whether the target's newest step was copied once, and pruned in the source since.
@@ -254,18 +249,22 @@ class _Copying:
         )
 
     def _header(self, backend: Backend, key: CheckpointKey, step: int) -> Header | None:
-        leading = backend.load(key, step, first=HEAD)
         try:
+            leading = backend.load(key, step, first=HEAD)
             return decode_header(leading, key, step) if leading is not None else None
-        except CheckpointDamaged:
+        except (CheckpointDamaged, StoreUnavailable):
             return None
 
 
-def _looked_at(record: bytes, key: CheckpointKey, step: int) -> tuple[Header | None, str | None]:
-    """Its header, or what is wrong with it."""
+def _looked_at(record: bytes, key: CheckpointKey, step: int, there: set[int]) -> tuple[bool, str | None]:
+    """Whether something that it builds on is not in the target, and what is wrong with it, if anything is."""
     try:
-        return check(record, key, step), None
+        header = check(record, key, step)
     except CheckpointUnsupported:  # for a newer version, which can tell
-        return None, None
+        return False, None
     except CheckpointDamaged as err:
-        return None, str(err)
+        return False, str(err)
+    for base, _ in header.bases:
+        if base not in there:
+            return True, f"{key} step {step} cannot be read: its base, step {base}, is not in the target"
+    return False, None

@@ -17,7 +17,7 @@ from durable_store import episode as episodes
 from durable_store.backend import Backend
 from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
 from durable_store.key import EPISODE_ID, CheckpointKey
-from durable_store.operations.ahead import AT_ONCE, ahead
+from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
 from durable_store.operations.places import Listed, goal_names, is_away, keys_of, listed
 from durable_store.record import DIGEST, HEAD, Header, check, decode, digest_of, is_intact
 from durable_store.state import MAX_STATE
@@ -111,8 +111,9 @@ def verify(
 ) -> Verified:
     """Reads every record, or those of some goals, decodes it with all that it builds on, and reports what is wrong.
 
-    What a run removes meanwhile is not reported. Files that are no part of the store are looked for where the backend
-    knows how: on files, and only when all goals are wanted.
+    What a run removes meanwhile is not reported, nor what is missing of a history that was not to be kept as a whole.
+    Files that are no part of the store are looked for where the backend knows how: on files, and only when all goals
+    are wanted.
 
     Args:
         store: which; nothing in it is changed.
@@ -127,15 +128,11 @@ def verify(
     backend = store.backend
     names = goal_names(goals)
     verified = Verified()
-    with ThreadPoolExecutor(at_once, thread_name_prefix="durable-store-verify") as threads:
-        try:
-            for finding in _findings(backend, names, threads, at_once, verified, progress):
-                verified.damaged += finding.is_damage
-                verified.noted += not finding.is_damage
-                report(finding)
-        except BaseException:
-            threads.shutdown(wait=True, cancel_futures=True)
-            raise
+    with threads_for("verify", at_once) as threads:
+        for finding in _findings(backend, names, threads, at_once, verified, progress):
+            verified.damaged += finding.is_damage
+            verified.noted += not finding.is_damage
+            report(finding)
     return verified
 
 
@@ -202,7 +199,7 @@ class _OfKey:
             found = self._look(read.step, read.record)
         elif read.refused:
             found = [("unreadable", str(read.refused))]
-        elif read.step in self._backend.steps(self.key):  # not removed meanwhile
+        elif read.step in listed(self._backend, self.key).steps:  # not removed meanwhile
             found = [("unreadable", f"{self.key} step {read.step} is listed, and nothing can be read there")]
         self._last = read.step
         return [Finding(f"{self.key} step {read.step}", kind, what) for kind, what in found]
@@ -217,8 +214,10 @@ class _OfKey:
             if isinstance(err, CheckpointUnsupported) and kind != "unsupported":
                 what += "; or it is damaged, for its bytes do not match its digest"
             header, found = None, [(kind, what)]
-        if found and self._backend.load(self.key, step) != record:
-            return []  # removed since it was read, and then its bases may be
+        if found:
+            again = _read(self._backend, _Read(self.key, step))
+            if again.record != record and not again.refused:
+                return []  # removed since it was read, and then its bases may be
         self._digests[step] = digest_of(record) if header else None
         if header:
             self._writers.add(header.writer)
@@ -228,9 +227,16 @@ class _OfKey:
 
     def _look_further(self, header: Header, record: bytes) -> list[tuple[str, str]]:
         """What is wrong with an intact record in its place."""
-        bases = [
-            self._recent.get(base) or _read(self._backend, _Read(self.key, base)).record for base, _ in header.bases
+        reads = [
+            _Read(self.key, base, self._recent[base])
+            if base in self._recent
+            else _read(self._backend, _Read(self.key, base))
+            for base, _ in header.bases
         ]
+        for read in reads:
+            if read.refused:
+                return [("unreadable", f"{self.key} step {header.step} builds on step {read.step}: {read.refused}")]
+        bases = [read.record for read in reads]
         try:
             state = decode(record, self.key, header.step, lambda _: bases).state
         except CheckpointUnsupported:
@@ -267,7 +273,8 @@ class _OfKey:
             needed = [number] if is_of_a_run and not self._knows_its_episode else []
             self._knows_its_episode = self._knows_its_episode or is_of_a_run
         for each in needed:
-            if self._backend.load(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED, first=1) is None:
+            start = _read(self._backend, _Read(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED))
+            if start.record is None and not start.refused:  # refused, it is told by itself
                 yield "episode", f"{self.key} is there, and the record that episode {each} was started is not"
 
 

@@ -41,5 +41,5 @@ scorecard: .venv/ready  ## asks checkpoint stores of other projects, writes docs
 	$(BIN)/python -m benchmarks.scorecard
 
 .PHONY: bench
-bench: .venv/ready  ## what a commit costs, beside peers and floors, into docs/BENCHMARKS.md; takes about an hour
+bench: .venv/ready  ## what a commit costs, beside peers and floors, into docs/BENCHMARKS.md; takes half an hour
 	$(BIN)/python -m benchmarks.bench

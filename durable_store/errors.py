@@ -20,6 +20,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
+def count_of(count: int, thing: str) -> str:
+    """`1 step`, `1,234 steps`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 class DurableStoreError(Exception):
     """Every error that this library raises on purpose."""
 

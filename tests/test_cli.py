@@ -53,8 +53,12 @@ class ToldHere(Told):
 
     def __init__(self, *args: str | Path) -> None:
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            self.status = run([*map(str, args)])
+        stdin, sys.stdin = sys.stdin, io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                self.status = run([*map(str, args)])
+        finally:
+            sys.stdin = stdin
         self.out, self.err = (stream.buffer.getvalue().decode() for stream in (out, err))
 
 

@@ -248,6 +248,11 @@ def test_episodes_and_stats_show_all_that_can_be_read(tmp_path: Path) -> None:
     assert told.status == 1
     assert told.err.startswith(f"durable-store: of 3 episodes 1 could not be read; the first: cannot read {refused}: ")
     assert [row["status"] for row in json.loads(told.out)] == ["unavailable", "damaged", "finished"]
+    start = files / "other" / "000000000" / "%40episode" / "0000000000000000.ckpt"
+    start.unlink()
+    start.mkdir()
+    told = ToldHere("episodes", files, "other", "--json")
+    assert (told.status, [row["status"] for row in json.loads(told.out)]) == (1, ["unavailable"])
     refused = files / "other" / "000000000" / "o-0" / "0000000000000001.ckpt"
     refused.unlink()
     refused.mkdir()

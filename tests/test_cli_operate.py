@@ -57,7 +57,7 @@ def test_copy_as_json_tells_counts_and_problems(source: str, files: Path) -> Non
     record.write_bytes(b"another")
     ran = ToldHere("copy", source, files, "--goal", "one", "--goal", "%25", "--json")
     assert ran.status == 1
-    assert ran.err.startswith("durable-store: the target has other records at 1 steps: one/")
+    assert ran.err.startswith("durable-store: the target has other records at 1 step: one/")
     told = json.loads(ran.out)
     assert (told["copied"], told["conflicts"], told["damaged"], told["gone"]) == (0, 1, 0, 0)
     [problem] = told["problems"]
@@ -71,7 +71,7 @@ def test_copy_tells_of_damage_and_copies_it(files: Path, tmp_path: Path) -> None
     ran = ToldHere("copy", files, tmp_path / "target")
     assert ran.status == 1
     assert ran.out.startswith("copied\tone/")
-    assert ran.err.startswith("durable-store: 1 records cannot be read, and were copied if they could be: one/")
+    assert ran.err.startswith("durable-store: 1 record cannot be read, copied if possible: one/")
     assert (tmp_path / "target" / TWO).read_bytes() == b"damaged"
 
 

@@ -152,9 +152,7 @@ def test_a_conflict_is_told_and_nothing_is_overwritten(
     [(key, step), *_] = records(source.backend)
     target.backend.save(key, step, b"another")
     reports: list[Copied] = []
-    with pytest.raises(
-        CheckpointConflict, match=r"the target has other records at 1 steps: .* another record is there"
-    ):
+    with pytest.raises(CheckpointConflict, match=r"the target has other records at 1 step: .* another record is there"):
         copy(source, target, verify=verify, report=reports.append)
     assert [(each.key, each.step) for each in reports if each.outcome == "conflict"] == [(key, step)]
     for (key_there, step_there), record in {**records(source.backend), (key, step): b"another"}.items():
@@ -168,7 +166,7 @@ def test_a_damaged_record_is_copied_as_it_is_and_told_at_the_end(source: Store, 
     for outcome in ("copied", "there"):
         reports: list[Copied] = []
         with pytest.raises(
-            CheckpointDamaged, match="1 records cannot be read, and were copied if they could be: damaged/0/o-0 step 1"
+            CheckpointDamaged, match="1 record cannot be read, copied if possible: damaged/0/o-0 step 1"
         ):
             copy(source, target, verify=True, report=reports.append)
         assert [each.outcome for each in reports if each.problem] == [outcome]
@@ -357,7 +355,7 @@ def test_one_record_that_the_source_refuses_is_told_and_all_others_are_copied(tm
     path.unlink()
     path.mkdir()
     reports: list[Copied] = []
-    with pytest.raises(CheckpointDamaged, match=r"1 records cannot be read.*Is a directory"):
+    with pytest.raises(CheckpointDamaged, match=r"1 record cannot be read.*Is a directory"):
         copy(source, target, report=reports.append)
     [unreadable] = [each for each in reports if each.outcome == "unreadable"]
     assert unreadable.step == 2
@@ -374,7 +372,7 @@ def test_a_key_that_the_source_refuses_to_list_is_told_and_all_others_are_copied
     unlisted = next(iter(source.keys()))
     backend.refused = {unlisted}
     reports: list[Copied] = []
-    with pytest.raises(CheckpointDamaged, match=r"1 records cannot be read.*no right to read"):
+    with pytest.raises(CheckpointDamaged, match=r"1 record cannot be read.*no right to read"):
         copy(source, target, report=reports.append)
     assert [(each.key, each.step) for each in reports if each.outcome == "unreadable"] == [(unlisted, None)]
     assert records(target.backend) == {place: record for place, record in everything.items() if place[0] != unlisted}

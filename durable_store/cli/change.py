@@ -14,7 +14,7 @@ import typer
 
 from durable_store import episode as episodes
 from durable_store.cli.look import Key, Url, existing, goals_there
-from durable_store.cli.output import Failure, count_of, key_fields, print_line, ranges, to_json
+from durable_store.cli.output import Failure, key_fields, print_line, ranges, to_json
 from durable_store.cli.progress import progress
 from durable_store.errors import (
     CheckpointConflict,
@@ -22,6 +22,7 @@ from durable_store.errors import (
     CheckpointNotFound,
     InvalidArgument,
     StoreUnavailable,
+    count_of,
 )
 from durable_store.key import CheckpointKey, goal_from_text
 from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
@@ -139,7 +140,8 @@ def prune(
                 if each and each.steps:
                     found.append(each)
         if found and not dry_run:
-            _ask(f"remove {_counted(found)}", yes=yes)
+            unread = f" ({count_of(len(problems), 'key')} cannot be read, and stay)" if problems else ""
+            _ask(f"remove {_counted(found)}{unread}", yes=yes)
             with (
                 _telling(as_json=as_json) as removed,
                 progress("prune", lambda: len(found), "key") as seen,

@@ -14,7 +14,6 @@ from durable_store.cli.output import (
     Column,
     Failure,
     Row,
-    count_of,
     key_fields,
     on_terminal,
     pretty_size,
@@ -25,8 +24,8 @@ from durable_store.cli.output import (
     to_json,
 )
 from durable_store.cli.progress import progress, records_in
-from durable_store.errors import CheckpointDamaged, StoreUnavailable
-from durable_store.key import CheckpointKey, goal_from_text
+from durable_store.errors import CheckpointDamaged, StoreUnavailable, count_of
+from durable_store.key import EPISODE_ID, CheckpointKey, goal_from_text
 from durable_store.operations.ahead import AT_ONCE, ahead
 from durable_store.operations.places import Listed, is_away, listed
 from durable_store.store import Store
@@ -62,15 +61,13 @@ def episodes(
     name = goal_from_text(goal)
     refusals: list[str] = []
     with existing(url) as store:
-        newest = episodes_of.newest_number(store.backend, name)
-        if newest < 0:
+        there = [key.episode_id for key in store.backend.keys(name) if key.checkpoint_id == EPISODE_ID]
+        if not there:
             raise Failure(f"goal {name!r} has no episodes: see `durable-store ls`")
-        rows = (_row(store, name, number, refusals) for number in range(newest, -1, -1))
-        print_rows(_EPISODES, rows, as_json=as_json)
+        rows = (_row(store, name, number, refusals) for number in sorted(there, reverse=True))
+        count = print_rows(_EPISODES, rows, as_json=as_json)
     if refusals:
-        raise Failure(
-            f"of {count_of(newest + 1, 'episode')} {len(refusals)} could not be read; the first: {refusals[0]}"
-        )
+        raise Failure(f"of {count_of(count, 'episode')} {len(refusals)} could not be read; the first: {refusals[0]}")
 
 
 def _row(store: Store, goal: str, number: int, refusals: list[str]) -> Row:

@@ -11,7 +11,6 @@ from durable_store.cli.output import (
     Failure,
     Row,
     console,
-    count_of,
     key_fields,
     on_terminal,
     pretty_size,
@@ -21,7 +20,7 @@ from durable_store.cli.output import (
     to_json,
 )
 from durable_store.cli.progress import progress, records_in
-from durable_store.errors import InvalidArgument
+from durable_store.errors import InvalidArgument, count_of
 from durable_store.operations import Copied, Finding, Tally
 from durable_store.operations import copy as copy_store
 from durable_store.operations import verify as verify_store

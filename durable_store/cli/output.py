@@ -164,11 +164,6 @@ def pretty_time(when: str) -> str:
     return f"{when[:19]}Z"
 
 
-def count_of(count: int, thing: str) -> str:
-    """`1 step`, `1,234 steps`."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 def pretty_size(size: int) -> str:
     """Bytes in the unit that fits."""
     return decimal(size)

@@ -9,7 +9,8 @@ from functools import partial
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from durable_store.backend import Backend
-from durable_store.cli.output import count_of, error_console, pretty_size
+from durable_store.cli.output import error_console, pretty_size
+from durable_store.errors import count_of
 from durable_store.key import CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead
 from durable_store.operations.places import listed

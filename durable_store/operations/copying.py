@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from durable_store.backend import Backend
-from durable_store.errors import CheckpointConflict, CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
+from durable_store.errors import (
+    CheckpointConflict,
+    CheckpointDamaged,
+    CheckpointUnsupported,
+    StoreUnavailable,
+    count_of,
+)
 from durable_store.key import EPISODE_ID, CheckpointKey
 from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
 from durable_store.operations.places import goal_names, is_away, keys_of, listed
@@ -135,10 +141,10 @@ def copy(
             copying.ended.set()
             raise
     if tally.conflicts:
-        raise CheckpointConflict(f"the target has other records at {tally.conflicts} steps: {first[True]}")
+        raise CheckpointConflict(f"the target has other records at {count_of(tally.conflicts, 'step')}: {first[True]}")
     if tally.damaged:
         raise CheckpointDamaged(
-            f"{tally.damaged} records cannot be read, and were copied if they could be: {first[False]}"
+            f"{count_of(tally.damaged, 'record')} cannot be read, copied if possible: {first[False]}"
         )
     return tally
 

@@ -147,9 +147,12 @@ def _findings(
     """All of them, key by key; counts what was read."""
     keys = ahead(threads, partial(listed, backend), keys_of(backend, names), at_once)
     of_key: _OfKey | None = None
+    started: set[int] = set()
     for read in ahead(threads, partial(_read, backend), _places(keys), at_once):
         if of_key is None or of_key.key != read.key:
-            of_key = _OfKey(backend, read.key)
+            if of_key is None or of_key.key.goal_id != read.key.goal_id:
+                started = set()
+            of_key = _OfKey(backend, read.key, started)
         if read.record is not None:
             verified.records += 1
             verified.size += len(read.record)
@@ -179,14 +182,18 @@ def _read(backend: Backend, place: _Read) -> _Read:
 
 
 class _OfKey:
-    """What is known of a key, while its records are read, oldest first."""
+    """What is known of a key, while its records are read, oldest first.
 
-    def __init__(self, backend: Backend, key: CheckpointKey) -> None:
+    `started` are the episodes of its goal that are known to have been started: asked for once, not for each key.
+    """
+
+    def __init__(self, backend: Backend, key: CheckpointKey, started: set[int]) -> None:
         self.key = key
         self._backend = backend
         self._digests: dict[int, str | None] = {}  # of what was read; None of a damaged one
         self._recent: dict[int, bytes] = {}  # what the next record builds on
         self._last = -1
+        self._started = started
         self._knows_its_episode = False
         self._writers: set[str] = set()
 
@@ -273,9 +280,13 @@ class _OfKey:
             needed = [number] if is_of_a_run and not self._knows_its_episode else []
             self._knows_its_episode = self._knows_its_episode or is_of_a_run
         for each in needed:
+            if each in self._started:
+                continue
             start = _read(self._backend, _Read(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED))
             if start.record is None and not start.refused:  # refused, it is told by itself
                 yield "episode", f"{self.key} is there, and the record that episode {each} was started is not"
+            else:
+                self._started.add(each)
 
 
 def _kind(record: bytes, key: CheckpointKey, step: int, err: CheckpointDamaged) -> str:

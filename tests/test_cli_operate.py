@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from durable_store import open_store
+from durable_store import CheckpointKey, open_store
+from durable_store.record import encode
 from tests.filled import fill, records
 from tests.test_cli import ToldHere, chunks, on_a_terminal
 
@@ -133,6 +135,10 @@ def test_ctrl_c_ends_a_copy_in_one_line_and_it_goes_on_where_it_was(tmp_path: Pa
     source = f"sqlite:///{tmp_path}/large.db"
     with open_store(source) as store:
         fill(store, 25)
+        with ThreadPoolExecutor(32) as threads:  # so many that the copy is not at its end before it is stopped
+            for number in range(4000):
+                key = CheckpointKey("many", 0, f"a-{number % 100}")
+                threads.submit(store.backend.save, key, number, encode(key, number, b"1", writer="w"))
         everything = records(store.backend)
     target = tmp_path / "files"
     parent, child = pty.openpty()
@@ -143,7 +149,7 @@ def test_ctrl_c_ends_a_copy_in_one_line_and_it_goes_on_where_it_was(tmp_path: Pa
             time.sleep(0.001)
         copying.send_signal(signal.SIGINT)
         said = b"".join(chunks(parent)).decode()
-    assert copying.returncode == 130
+    assert copying.returncode == 130, said
     assert said.endswith("durable-store: stopped\r\n")
     assert "Traceback" not in said
     with open_store(target) as store:

@@ -342,10 +342,11 @@ def test_a_base_that_is_refused_is_told_and_all_else_is_looked_at(store: Store) 
     assert kinds == expected | {place_of(path): "unreadable" for path in needs_it}
 
 
-def test_a_link_that_leads_nowhere_is_unreadable(store: Store) -> None:
+@pytest.mark.parametrize("to", ["nowhere", f"{STEPS:016}.ckpt"])
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_unreadable(store: Store, to: str) -> None:
     paths = grow(store, "g")
     paths[-1].unlink()
-    paths[-1].symlink_to("nowhere")
+    paths[-1].symlink_to(to)
     [finding] = found_in(store)
     assert (finding.place, finding.kind) == (place_of(paths[-1]), "unreadable")
 

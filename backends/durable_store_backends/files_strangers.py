@@ -64,7 +64,7 @@ def _of_record(entry: os.DirEntry[str]) -> Iterator[tuple[str, str, str]]:
 def _open_to_others(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:  # removed meanwhile
+    except OSError:  # removed meanwhile, or a link in a circle: that cannot be read, which is told of the step
         return
     if mode & _OTHERS:
         yield str(path), "permissions", f"{path} has mode {mode:04o}: others than its owner may use it"

@@ -1,9 +1,6 @@
 """What a store holds, goal by goal: `episodes`, `stats`."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -26,8 +23,8 @@ from durable_store.cli.output import (
 from durable_store.cli.progress import progress, records_in
 from durable_store.errors import CheckpointDamaged, StoreUnavailable, count_of
 from durable_store.key import EPISODE_ID, CheckpointKey, goal_from_text
-from durable_store.operations.ahead import AT_ONCE, ahead
-from durable_store.operations.places import Listed, is_away, listed
+from durable_store.operations.ahead import AT_ONCE, threads_for
+from durable_store.operations.places import records_of
 from durable_store.store import Store
 
 _LARGEST = 10
@@ -98,27 +95,20 @@ def stats(
     sizes: Counter[CheckpointKey] = Counter()
     steps: Counter[CheckpointKey] = Counter()
     refusals: list[str] = []
-    with existing(url) as store, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-stats") as threads:
-        backend = store.backend
-
-        def size_of(place: tuple[CheckpointKey, int]) -> tuple[CheckpointKey, int | None]:
-            try:
-                record = backend.load(*place)
-            except StoreUnavailable as err:
-                if is_away(backend):
-                    raise
-                refusals.append(str(err))
-                return place[0], 0
-            return place[0], None if record is None else len(record)
-
-        with progress("stats", records_in(backend, store.keys())) as seen:
-            keys = ahead(threads, partial(listed, backend), store.keys(), AT_ONCE)
-            places = ((each.key, step) for each in _told(keys, refusals) for step in each.steps)
-            for key, size in ahead(threads, size_of, places, AT_ONCE):
-                seen(size or 0)
-                if size is not None:  # not removed since it was listed
-                    steps[key] += 1
-                    sizes[key] += size
+    with (
+        existing(url) as store,
+        progress("stats", records_in(store.backend, store.keys())) as seen,
+        threads_for("stats") as threads,
+    ):
+        for found in records_of(store.backend, store.keys(), threads, AT_ONCE):
+            if found.refused:
+                refusals.append(str(found.refused))
+            if found.step is None or (found.record is None and not found.refused):
+                continue  # not to be listed, or removed since it was
+            size = len(found.record or b"")
+            steps[found.key] += 1
+            sizes[found.key] += size
+            seen(size)
     counts: Row = {
         "goals": len({key.goal_id for key in steps}),
         "episodes": len({(key.goal_id, key.episode_id) for key in steps}),
@@ -132,14 +122,6 @@ def stats(
     _tell(counts, largest, as_json=as_json)
     if refusals:
         raise Failure(f"{count_of(len(refusals), 'place')} could not be read; the first: {refusals[0]}")
-
-
-def _told(keys: Iterable[Listed], refusals: list[str]) -> Iterator[Listed]:
-    """The same; what the storage refuses to list is added to `refusals`."""
-    for each in keys:
-        if each.refused:
-            refusals.append(str(each.refused))
-        yield each
 
 
 def _tell(counts: Row, largest: list[Row], *, as_json: bool) -> None:

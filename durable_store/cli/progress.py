@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,7 +11,7 @@ from durable_store.backend import Backend
 from durable_store.cli.output import error_console, pretty_size
 from durable_store.errors import count_of
 from durable_store.key import CheckpointKey
-from durable_store.operations.ahead import AT_ONCE, ahead
+from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
 from durable_store.operations.places import listed
 
 _OFTEN = 0.1  # seconds between two changes of the bar
@@ -59,7 +58,7 @@ def records_in(backend: Backend, keys: Iterable[CheckpointKey]) -> Callable[[], 
     """Counts the records of these keys."""
 
     def count() -> int:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="durable-store-count") as threads:
+        with threads_for("count") as threads:
             return sum(len(each.steps) for each in ahead(threads, partial(listed, backend), keys, AT_ONCE))
 
     return count

@@ -8,17 +8,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from durable_store import episode as episodes
 from durable_store.backend import Backend
-from durable_store.errors import CheckpointDamaged, CheckpointUnsupported, StoreUnavailable
+from durable_store.errors import CheckpointDamaged, CheckpointUnsupported
 from durable_store.key import EPISODE_ID, CheckpointKey
-from durable_store.operations.ahead import AT_ONCE, ahead, threads_for
-from durable_store.operations.places import Listed, goal_names, is_away, keys_of, listed
+from durable_store.operations.ahead import AT_ONCE, threads_for
+from durable_store.operations.places import Loaded, goal_names, keys_of, listed, loaded, records_of
 from durable_store.record import DIGEST, HEAD, Header, check, decode, digest_of, is_intact
 from durable_store.state import MAX_STATE
 from durable_store.store import Store
@@ -92,15 +91,6 @@ class Verified:
     noted: int = 0
 
 
-class _Read(NamedTuple):
-    """What is to be read, or was: without a step the key, whose steps the storage refuses to list."""
-
-    key: CheckpointKey
-    step: int | None
-    record: bytes | None = None
-    refused: StoreUnavailable | None = None
-
-
 def verify(
     store: Store,
     *,
@@ -145,10 +135,9 @@ def _findings(
     progress: Callable[[CheckpointKey, int], None],
 ) -> Iterator[Finding]:
     """All of them, key by key; counts what was read."""
-    keys = ahead(threads, partial(listed, backend), keys_of(backend, names), at_once)
     of_key: _OfKey | None = None
     started: set[int] = set()
-    for read in ahead(threads, partial(_read, backend), _places(keys), at_once):
+    for read in records_of(backend, keys_of(backend, names), threads, at_once):
         if of_key is None or of_key.key != read.key:
             if of_key is None or of_key.key.goal_id != read.key.goal_id:
                 started = set()
@@ -161,24 +150,6 @@ def _findings(
     strangers: Callable[[], Iterator[tuple[str, str, str]]] | None = getattr(backend, "strangers", None)
     if strangers and names is None:
         yield from (Finding(*stranger) for stranger in strangers())
-
-
-def _places(keys: Iterable[Listed]) -> Iterator[_Read]:
-    for key, steps, refused in keys:
-        if refused:
-            yield _Read(key, None, refused=refused)
-        yield from (_Read(key, step) for step in steps)
-
-
-def _read(backend: Backend, place: _Read) -> _Read:
-    if place.step is None:
-        return place
-    try:
-        return place._replace(record=backend.load(place.key, place.step))
-    except StoreUnavailable as err:
-        if is_away(backend):
-            raise
-        return place._replace(refused=err)
 
 
 class _OfKey:
@@ -197,7 +168,7 @@ class _OfKey:
         self._knows_its_episode = False
         self._writers: set[str] = set()
 
-    def look_at(self, read: _Read) -> list[Finding]:
+    def look_at(self, read: Loaded) -> list[Finding]:
         """What is wrong with a record."""
         if read.step is None:
             return [Finding(str(self.key), "unreadable", str(read.refused))]
@@ -222,7 +193,7 @@ class _OfKey:
                 what += "; or it is damaged, for its bytes do not match its digest"
             header, found = None, [(kind, what)]
         if found:
-            again = _read(self._backend, _Read(self.key, step))
+            again = loaded(self._backend, Loaded(self.key, step))
             if again.record != record and not again.refused:
                 return []  # removed since it was read, and then its bases may be
         self._digests[step] = digest_of(record) if header else None
@@ -235,9 +206,9 @@ class _OfKey:
     def _look_further(self, header: Header, record: bytes) -> list[tuple[str, str]]:
         """What is wrong with an intact record in its place."""
         reads = [
-            _Read(self.key, base, self._recent[base])
+            Loaded(self.key, base, self._recent[base])
             if base in self._recent
-            else _read(self._backend, _Read(self.key, base))
+            else loaded(self._backend, Loaded(self.key, base))
             for base, _ in header.bases
         ]
         for read in reads:
@@ -282,7 +253,7 @@ class _OfKey:
         for each in needed:
             if each in self._started:
                 continue
-            start = _read(self._backend, _Read(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED))
+            start = loaded(self._backend, Loaded(CheckpointKey(goal, each, EPISODE_ID), episodes.STARTED))
             if start.record is None and not start.refused:  # refused, it is told by itself
                 yield "episode", f"{self.key} is there, and the record that episode {each} was started is not"
             else:

@@ -23,7 +23,7 @@ RECORD = b"the bytes of a record"
 
 
 def system(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 # Present is not enough: some containers forbid ptrace.
@@ -514,6 +514,39 @@ class TestWhatIsInTheWay:
                 verb()
             assert not refused.value.maybe_saved
         assert backend.load(KEY, 0) == RECORD
+
+    @pytest.mark.parametrize(
+        ("kind", "writers", "says"),
+        [
+            (stat.S_IFIFO, 0, "Not a file (a pipe or a device is in the place of a record: move it away)"),
+            (stat.S_IFIFO, 1, "Not a file (a pipe or a device is in the place of a record: move it away)"),
+            (stat.S_IFSOCK, 0, "No such device or address (a socket is in the place of a record: move it away)"),
+        ],
+        ids=["pipe", "pipe with a writer", "socket"],
+    )
+    def test_a_pipe_in_the_place_of_a_record_is_unavailable_and_makes_nobody_wait(
+        self, backend: FileBackend, root: Path, kind: int, writers: int, says: str
+    ) -> None:
+        backend.save(KEY, 0, RECORD)
+        path = root / DIRECTORY / "0000000000000001.ckpt"
+        os.mknod(path, 0o600 | kind)
+        script = """
+tried(backend.latest, key)
+tried(backend.load, key, 1)
+tried(lambda: backend.load(key, 1, first=10))
+tried(backend.save, key, 1, b'1')
+tried(backend.load, key, 0)
+"""
+        held = [os.open(path, os.O_RDWR) for _ in range(writers)]
+        try:
+            said = said_by(sys.executable, "-c", PRELUDE + script, str(root))
+        finally:
+            for writer in held:
+                os.close(writer)
+        assert said == [
+            *(f"maybe_saved=False: cannot {verb} {path}: {says}" for verb in ("read", "read", "read", "save")),
+            repr(RECORD),
+        ]
 
     def test_a_file_in_the_place_of_the_store_is_unavailable_in_every_verb(
         self, backend: FileBackend, root: Path

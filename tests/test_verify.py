@@ -1,6 +1,8 @@
 """Verifying a store: each fault is found and named for what it is, sound records raise no alarm, nothing is changed."""
 
 import hashlib
+import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from durable_store_backends.memory import MemoryBackend
 from durable_store_backends.sqlite import SqliteBackend
 from tests.failing import Failing
 from tests.filled import fill, records
+from tests.test_cli import Told
 
 EACH = 5
 STEPS = 8
@@ -349,6 +352,16 @@ def test_a_link_that_leads_nowhere_or_in_a_circle_is_unreadable(store: Store, to
     paths[-1].symlink_to(to)
     [finding] = found_in(store)
     assert (finding.place, finding.kind) == (place_of(paths[-1]), "unreadable")
+
+
+def test_a_pipe_in_the_place_of_a_record_is_unreadable_and_all_else_is_looked_at(store: Store, tmp_path: Path) -> None:
+    paths, others = grow(store, "g"), grow(store, "later")
+    paths[-1].unlink()
+    os.mkfifo(paths[-1], 0o600)
+    others[-1].write_bytes(b"")
+    told = Told("verify", tmp_path / "store", "--json")  # a process of its own, which is ended if it hangs
+    findings = {finding["place"]: finding["kind"] for finding in json.loads(told.out)}
+    assert findings == {place_of(paths[-1]): "unreadable", place_of(others[-1]): "empty"}
 
 
 def test_a_link_that_leads_in_a_circle_is_foreign(store: Store) -> None:

@@ -61,6 +61,8 @@ _ADVICE = {
     errno.EIO: "the disk failed: see the system's log before you trust it again",
     errno.EISDIR: "a directory is in the place of a record: move it away",
     errno.ENOTDIR: "a file is in the place of a directory: move it away, or use another path",
+    errno.ESPIPE: "a pipe or a device is in the place of a record: move it away",
+    errno.ENXIO: "a socket is in the place of a record: move it away",
     errno.ELOOP: "its symbolic links lead in a circle",
     errno.ENAMETOOLONG: "a store needs names of up to 255 bytes, and a shorter path to its directory helps",
     errno.EMFILE: "this process has too many open files: raise `ulimit -n`",
@@ -294,7 +296,10 @@ def _flush(file: int) -> None:
 
 def _read(path: str, first: int | None = None) -> bytes | None:
     try:
-        with Path(path).open("rb") as file:
+        # Non-blocking: the kernel makes whoever opens a named pipe wait for its other end. Files do not mind.
+        with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as opened, os.fdopen(opened, "rb", closefd=False) as file:
+            if not file.seekable():  # known since it was opened: no system call
+                raise OSError(errno.ESPIPE, "Not a file")
             return file.read(first)
     except FileNotFoundError:
         return None

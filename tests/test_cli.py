@@ -429,3 +429,50 @@ def test_importing_the_library_loads_nothing_of_the_command() -> None:
     code = "import sys, durable_store; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     assert not {"typer", "rich", "click", "durable_store.cli"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"), [("| true", 141), ("> /dev/full", 1), (">&-", 0)], ids=["pipe", "full", "closed"]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls files",
+        "ls files --json",
+        "episodes files many",
+        "stats files",
+        "verify files",
+        "verify files --json",
+        "diff files many/0/o-0",
+        "copy files copied",
+        "--help",
+    ],
+)
+def test_output_that_nobody_can_have_is_one_line_at_most_and_a_status(
+    command: str, redirection: str, status: int, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "files") as store:
+        run = store.resume("many", "o-0", keep=None)
+        for number in range(2):
+            run.commit(dict.fromkeys(map(str, range(3000)), number))
+    shell = f"set -o pipefail; {sys.executable} -m durable_store.cli {command} {redirection}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", shell],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # else nothing is left to be written at the end
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2> /dev/full", "2>&-"])
+def test_an_error_that_nobody_can_read_has_its_status(redirection: str, tmp_path: Path) -> None:
+    for command, status in (("ls", 2), (f"ls {tmp_path}/nothing", 1), (f"ls {tmp_path}", 0)):
+        shell = f"{sys.executable} -m durable_store.cli {command} {redirection}"
+        assert subprocess.run(["/bin/bash", "-c", shell], check=False, timeout=60).returncode == status, command

@@ -3,7 +3,8 @@
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated, cast
+from pathlib import Path
+from typing import Annotated, TextIO, cast
 
 import typer
 
@@ -71,14 +72,16 @@ def _program(
 
 def run(args: list[str]) -> int:
     """Runs one command. Whatever goes wrong is one line on stderr, without a traceback unless it is our own mistake."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever started this has closed it, as `>&-` does
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as it runs
         # An id can hold what the terminal's encoding cannot.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         return _run(args)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails, and says so
-        return _PIPE_CLOSED
+    except OSError as err:  # mostly nobody reads what is printed, or there is no room for it
+        _give_up(sys.stdout)
+        return _PIPE_CLOSED if isinstance(err, BrokenPipeError) else _say(str(err), 1)
     except KeyboardInterrupt:
         return _say("stopped", 130)
     except _USAGE_ERROR as err:
@@ -86,7 +89,7 @@ def run(args: list[str]) -> int:
         return _say(f"{err.format_message().rstrip('.')}: see {asked} --help", 2)
     except InvalidArgument as err:
         return _say(str(err), 2)
-    except (DurableStoreError, Failure, OSError) as err:
+    except (DurableStoreError, Failure) as err:
         return _say(str(err), 1)
 
 
@@ -103,5 +106,13 @@ def _run(args: list[str]) -> int:
 
 
 def _say(message: str, status: int) -> int:
-    sys.stderr.write(f"durable-store: {printable(message)}\n")
+    try:
+        sys.stderr.write(f"durable-store: {printable(message)}\n")
+    except OSError:  # nobody hears it; the status tells
+        _give_up(sys.stderr)
     return status
+
+
+def _give_up(stream: TextIO) -> None:
+    """Drops what could not be written: Python would try again at its end, fail, and end with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -5,7 +5,7 @@ started and by which root, step 1 that it finished or failed and with which resu
 highest step tells all of it. Numbers leave no gap, so the newest is found by galloping, not by listing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -182,19 +182,24 @@ def delete(backend: Backend, goal_id: str, number: int, writer: str) -> None:
         backend.prune(_key(goal_id, number), [ENDED])
 
 
-def remove(
-    backend: Backend, goal_id: str, number: int | None, writer: str
-) -> Iterator[tuple[CheckpointKey, list[int]]]:
-    """Removes all checkpoints of a goal, or of one of its episodes; gives the steps of each key that are gone.
+def remove(backend: Backend, goal_id: str, number: int | None, writer: str) -> int:
+    """Removes all checkpoints of a goal, or of one of its episodes; returns how many there were.
 
     The tombstones come first: from then on nobody resumes into what is being removed. Then each key, oldest step first.
     """
-    for each in range(newest_number(backend, goal_id) + 1) if number is None else (number,):
+    for each in numbers(backend, goal_id, number):
         delete(backend, goal_id, each, writer)
+    removed = 0
     for key in list(removable(backend, goal_id, number)):
         steps = backend.steps(key)[::-1]
         backend.prune(key, steps)
-        yield key, steps
+        removed += len(steps)
+    return removed
+
+
+def numbers(backend: Backend, goal_id: str, number: int | None) -> Sequence[int]:
+    """The episodes that get a tombstone when a goal is removed, or one of its episodes."""
+    return range(newest_number(backend, goal_id) + 1) if number is None else (number,)
 
 
 def removable(backend: Backend, goal_id: str, number: int | None) -> Iterator[CheckpointKey]:

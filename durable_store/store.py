@@ -216,7 +216,7 @@ class Store:
         goal = goal_text(goal_id)
         if episode_id is not None:
             episode_id = CheckpointKey(goal, episode_id, EPISODE_ID).episode_id
-        return sum(len(steps) for _, steps in episodes.remove(self.backend, goal, episode_id, writer_name(self._tag)))
+        return episodes.remove(self.backend, goal, episode_id, writer_name(self._tag))
 
     def resume(
         self,

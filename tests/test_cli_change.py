@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ import pytest
 from durable_store import CheckpointConflict, CheckpointKey, Store, open_store
 from durable_store.record import encode, timestamp
 from durable_store_backends.memory import MemoryBackend
+from durable_store_backends.sqlite import SqliteBackend
 from tests.filled import ODD_IDS, fill, records
 from tests.test_cli import ToldHere, on_a_terminal
 
@@ -415,3 +417,75 @@ def test_rm_asks_about_all_that_it_removes(url: str, store: Store) -> None:
     fill(store, 1)
     dry = ToldHere("rm", url, ODD_IDS[0], "--dry-run").out.splitlines()[-1]
     assert ToldHere("rm", url, ODD_IDS[0], "-y").out == dry.replace("would remove", "removed") + "\n"
+
+
+def test_an_rm_that_is_stopped_tells_all_that_it_has_removed_and_leaves_no_key_half_done(tmp_path: Path) -> None:
+    each = 1000
+    for number in range(40):
+        directory = tmp_path / "files" / "g" / "000000000" / f"a-{number}"
+        directory.mkdir(parents=True)
+        for step in range(each):
+            (directory / f"{step:016d}.ckpt").touch()
+    command = [sys.executable, "-m", "durable_store.cli", "rm", str(tmp_path / "files"), "g", "-y"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as removing:
+        with open_store(tmp_path / "files") as store:
+            while len(list(store.keys())) == 40:
+                time.sleep(0.001)
+        removing.send_signal(signal.SIGINT)
+        out, err = removing.communicate(timeout=60)
+    with open_store(tmp_path / "files") as store:
+        left = [len(store.backend.steps(key)) for key in store.keys()]
+    gone = 40 - len(left)
+    assert 0 < gone < 40
+    assert set(left) == {each}
+    assert out == f"removed {each * gone:,} steps of {gone} key{'s' * (gone > 1)}\n"
+    assert (removing.returncode, err) == (130, "durable-store: stopped\n")
+
+
+def test_rm_goes_on_past_a_key_that_the_storage_refuses(tmp_path: Path) -> None:
+    with open_store(tmp_path / "files") as store:
+        store.resume("g", "o-0").commit(0)
+        for child in "abc":
+            run = store.resume("g", child, episode_id=0, keep=None)
+            for number in range(4):
+                run.commit(number)
+    record = tmp_path / "files" / "g" / "000000000" / "b" / "0000000000000001.ckpt"
+    record.unlink()
+    record.mkdir()
+    told = ToldHere("rm", tmp_path / "files", "g", "-y")
+    assert told.status == 1
+    assert told.out == "removed 10 steps of 4 keys\n"
+    assert told.err.startswith("durable-store: 1 key could not be removed; the first: cannot remove ")
+    with open_store(tmp_path / "files") as store:
+        assert {key: store.backend.steps(key) for key in store.keys()} == {CheckpointKey("g", 0, "b"): [3, 2, 1]}
+        assert [episode.status for episode in store.episodes("g")] == ["deleted"]
+
+
+def test_rm_removes_nothing_before_all_tombstones_are_there(tmp_path: Path) -> None:
+    with open_store(tmp_path / "files") as store:
+        for number in range(30):
+            run = store.resume("g", "o-0")
+            run.commit(number)
+            run.finish()
+    refused = tmp_path / "files" / "g" / "000000007" / "%40episode" / "0000000000000002.ckpt"
+    refused.mkdir()
+    told = ToldHere("rm", tmp_path / "files", "g", "-y")
+    assert (told.status, told.out) == (1, "removed 0 steps of 0 keys\n")
+    assert told.err.startswith(f"durable-store: cannot read {refused}: Is a directory")
+    with open_store(tmp_path / "files") as store:
+        assert len(list(store.keys())) == 30
+
+
+def test_rm_works_on_many_keys_at_once(url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for child in "abc":
+        store.save(CheckpointKey("g", 0, child), 0, {})
+    all_four = threading.Barrier(4, timeout=10)
+    prune = SqliteBackend.prune
+
+    def prune_together(self: SqliteBackend, key: CheckpointKey, steps: Collection[int]) -> None:
+        if not key.checkpoint_id.startswith("@"):
+            all_four.wait()
+        prune(self, key, steps)
+
+    monkeypatch.setattr(SqliteBackend, "prune", prune_together)
+    assert ToldHere("rm", url, "g", "-y").out == "removed 6 steps of 4 keys\n"

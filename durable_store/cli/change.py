@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
@@ -147,7 +146,12 @@ def prune(
                 progress("prune", lambda: len(found), "key") as seen,
                 threads_for("prune") as threads,
             ):
-                for _ in _each(store, threads, partial(_prune, store, removed), found, problems):
+
+                def remove(each: _Steps) -> None:
+                    # The newest first: cut off, it leaves nothing without what that needs.
+                    _remove(store, removed, each.key, each.steps[::-1])
+
+                for _ in _each(store, threads, remove, found, problems):
                     seen(0)
         else:
             _tell(found, as_json=as_json, dry_run=dry_run)
@@ -167,9 +171,10 @@ def rm(
     """Remove all checkpoints of a goal, or of one of its episodes.
 
     The numbers of its episodes stay taken. Stop its runs first. Interrupted, it never shows an older step as the
-    newest: run it again.
+    newest: run it again. A key that the storage refuses is told, and the others are removed.
     """
     name = goal_from_text(goal)
+    problems: list[str] = []
     with existing(url) as store:
         backend = store.backend
         there = list(episodes.removable(backend, name, episode))
@@ -188,10 +193,10 @@ def rm(
             _tell(found, as_json=as_json, dry_run=True)
             return
         _ask(f"remove {_counted(found)}, for good", yes=yes)
-        with _telling(as_json=as_json) as removed, progress("rm", lambda: len(there), "key") as seen:
-            for key, steps in episodes.remove(backend, name, episode, writer_name(random_tag())):
-                removed.append(_Steps(key, steps))
-                seen(0)
+        with _telling(as_json=as_json) as removed, threads_for("rm") as threads:
+            _remove_all(store, threads, name, episode, removed, problems)
+    if problems:
+        raise Failure(f"{count_of(len(problems), 'key')} could not be removed; the first: {problems[0]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +243,47 @@ def _is_wanted(store: Store, key: CheckpointKey, *, finished: bool, before: date
     return newest is not None and newest.saved_at < before
 
 
-def _prune(store: Store, removed: list[_Steps], found: _Steps) -> None:
-    """Removes the steps, the newest of them first: cut off, it leaves nothing without what that needs."""
-    left: list[int] = []
+def _remove_all(
+    store: Store,
+    threads: ThreadPoolExecutor,
+    goal: str,
+    episode: int | None,
+    removed: list[_Steps],
+    problems: list[str],
+) -> None:
+    """Removes all keys of a goal, or of one of its episodes, as `Store.delete` does, but many at the same time.
+
+    All tombstones come first, so that nobody resumes into what is being removed; of each key the oldest step does.
+    """
+    backend, writer = store.backend, writer_name(random_tag())
+    numbers = episodes.numbers(backend, goal, episode)
+    with progress("mark", lambda: len(numbers), "episode") as seen:
+        for _ in ahead(threads, lambda number: episodes.delete(backend, goal, number, writer), numbers, AT_ONCE):
+            seen(0)
+    keys = list(episodes.removable(backend, goal, episode))
+
+    def remove(key: CheckpointKey) -> None:
+        _remove(store, removed, key, backend.steps(key)[::-1])
+
+    with progress("rm", lambda: len(keys), "key") as seen:
+        for _ in _each(store, threads, remove, keys, problems):
+            seen(0)
+
+
+def _remove(store: Store, removed: list[_Steps], key: CheckpointKey, steps: list[int]) -> None:
+    """Removes the steps, in this order, and notes those that are gone, also when the storage refuses some."""
     try:
-        store.backend.prune(found.key, found.steps[::-1])
+        store.backend.prune(key, steps)
     except StoreUnavailable:
-        left = found.steps
-        left = store.backend.steps(found.key)
+        left = store.backend.steps(key)  # when it refuses this too, nobody knows, and nothing is noted
+        _note(removed, key, [step for step in steps if step not in left])
         raise
-    finally:
-        gone = [step for step in found.steps if step not in left]
-        if gone:
-            removed.append(_Steps(found.key, gone))
+    _note(removed, key, steps)
+
+
+def _note(removed: list[_Steps], key: CheckpointKey, gone: list[int]) -> None:
+    if gone:
+        removed.append(_Steps(key, sorted(gone)))
 
 
 def _ago(text: str) -> datetime:

@@ -28,6 +28,7 @@ from durable_store_backends.memory import MemoryBackend
 from tests.failing import Failing
 from tests.filled import fill, goals, records
 from tests.servers import Server
+from tests.test_verify import found_in
 
 KEY = CheckpointKey("g", 0, "o-0")
 
@@ -65,7 +66,7 @@ def goes_on(store: Store, goal: str, attempt: int) -> None:
 
 
 def round_trip(urls: list[str], count: int) -> int:
-    """Copies a store from each place to the next, and goes on with a run at each; how many records there were."""
+    """Copies a store from each place to the next, which is sound, and goes on with a run at each; how many records."""
     under_way = [(goal, number) for number, goal in enumerate(goals(count)) if number % 3]
     assert len(under_way) > len(urls)
     with open_store(urls[0]) as first:
@@ -78,6 +79,7 @@ def round_trip(urls: list[str], count: int) -> int:
             assert copy(source, target, verify=True).copied == len(before)
             assert records(target.backend) == records(source.backend) == before
             assert told(source, target) == {"there": len(before)}
+            assert found_in(target) == []
     with open_store(urls[-1]) as last:
         goal, number = under_way.pop()
         goes_on(last, goal, number % 3)

@@ -121,6 +121,12 @@ def _growing(workload: str, *, speed: float, aim: float | None, pruning: float) 
             against(LANGGRAPH, "latest_ms"),
             1.5,
         ),
+        Bound(
+            f"{workload}, SQLite: that, with the import of what it needs, of LangGraph's",
+            workload,
+            against(LANGGRAPH, "fresh_ms"),
+            1.5,
+        ),
     ]
 
 

@@ -237,6 +237,7 @@ def latest(spec: Spec) -> Said:
         "import_ms": (loaded - began) * 1e3,
         "open_ms": (opened - loaded) * 1e3,
         "latest_ms": (done - loaded) * 1e3,
+        "fresh_ms": (done - began) * 1e3,
         "latest_peak": memory()["peak"],
     }
     contestant.close()

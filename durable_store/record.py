@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import count
 from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
@@ -157,28 +156,6 @@ def random_tag(size: int = 4) -> str:
     return os.urandom(size).hex()
 
 
-class _Ids:
-    """Makes ids of records: 80 random bits of this process, and a number.
-
-    Not all of it random each time: that would be a system call, at which 64 threads lose a tenth of their commits,
-    since whoever makes one lets all others run first.
-    """
-
-    def __init__(self) -> None:
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._process, self._numbers = random_tag(10), count()
-
-    def fresh(self) -> str:
-        """32 hex digits that no other save call has, of whatever process."""
-        return f"{self._process}{next(self._numbers):012x}"
-
-
-_IDS = _Ids()
-
-
 def meta_json(meta: dict[str, Any] | None) -> bytes:
     """The caller's meta as JSON. Raises InvalidState unless it is a dict of at most 32 KiB that JSON holds."""
     if meta is None:
@@ -242,7 +219,7 @@ def encode(
         "episode": key.episode_id,
         "checkpoint": key.checkpoint_id,
         "step": step,
-        "id": _IDS.fresh(),
+        "id": random_tag(16),
         "writer": writer,
         "saved_at": timestamp(datetime.now(UTC)),
         "type": "json",

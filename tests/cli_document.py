@@ -22,7 +22,7 @@ tabs, exact times and sizes, and no colour; with `--json` there is JSON. What go
 |---|---|
 | 0 | done |
 | 1 | failed, or not all of it was done: for `verify` and `copy` also if a record is damaged, for `conformance` if a \
-clause failed |
+clause failed; or what it prints could not be written |
 | 2 | misused: nothing was saved or removed |
 | 3 | `conformance` alone: it could not be evaluated |
 | 130 | stopped by Ctrl-C |

@@ -472,7 +472,50 @@ def test_output_that_nobody_can_have_is_one_line_at_most_and_a_status(
 
 
 @pytest.mark.parametrize("redirection", ["2> /dev/full", "2>&-"])
-def test_an_error_that_nobody_can_read_has_its_status(redirection: str, tmp_path: Path) -> None:
-    for command, status in (("ls", 2), (f"ls {tmp_path}/nothing", 1), (f"ls {tmp_path}", 0)):
+def test_what_nobody_can_read_on_stderr_changes_no_status(redirection: str, tmp_path: Path) -> None:
+    save_one = f"from durable_store import *; open_store('{tmp_path}/files').save(CheckpointKey('g', 0, 'a'), 0, 1)"
+    subprocess.run([sys.executable, "-c", save_one], check=True)
+    for command, status in (
+        ("ls", 2),
+        (f"ls {tmp_path}/nothing", 1),
+        (f"ls {tmp_path}/files", 0),
+        (f"verify {tmp_path}/files --json", 0),
+    ):
         shell = f"{sys.executable} -m durable_store.cli {command} {redirection}"
         assert subprocess.run(["/bin/bash", "-c", shell], check=False, timeout=60).returncode == status, command
+
+
+def told_by_shell(command: str, unbuffered: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    shell = ["/bin/bash", "-c", command]
+    return subprocess.run(shell, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_was_done_is_not_told_as_failed_where_only_its_output_is_lost(unbuffered: str, tmp_path: Path) -> None:
+    with open_store(tmp_path / "files") as store:
+        run = store.resume("g", "o-0")
+        run.commit(0)
+        run.commit(1)
+    shell = f"{sys.executable} -m durable_store.cli rewind {tmp_path}/files g/0/o-0 --to 0 > /dev/full"
+    told = told_by_shell(shell, unbuffered)
+    assert told.stderr == "durable-store: what it prints could not be written: No space left on device\n"
+    assert told.returncode == 1
+    with open_store(tmp_path / "files") as store:
+        assert store.resume("g", "o-0").step == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("redirection", ["| true", "> /dev/full"])
+def test_what_went_wrong_is_told_also_where_its_output_is_lost(
+    redirection: str, unbuffered: str, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "files") as store:
+        store.save(CheckpointKey("g", 0, "a"), 0, 1)
+    (tmp_path / "files/g/000000000/a/0000000000000000.ckpt").unlink()
+    (tmp_path / "files/g/000000000/a/0000000000000000.ckpt").mkdir()
+    told = told_by_shell(
+        f"set -o pipefail; {sys.executable} -m durable_store.cli rm {tmp_path}/files g -y {redirection}", unbuffered
+    )
+    assert told.stderr.startswith("durable-store: 1 key could not be removed; the first: cannot remove ")
+    assert told.returncode == 1

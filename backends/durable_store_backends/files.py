@@ -296,7 +296,8 @@ def _flush(file: int) -> None:
 
 def _read(path: str, first: int | None = None) -> bytes | None:
     try:
-        # Non-blocking: the kernel makes whoever opens a named pipe wait for its other end. Files do not mind.
+        # Non-blocking: the kernel makes whoever opens a named pipe wait for its other end. Files do not mind, but for
+        # one on which another program holds a lease, as a file server may: it is unavailable for that moment.
         with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as opened, os.fdopen(opened, "rb", closefd=False) as file:
             if not file.seekable():  # known since it was opened: no system call
                 raise OSError(errno.ESPIPE, "Not a file")

@@ -1,10 +1,11 @@
 """The commands in one program, and the way from an error to one line and an exit status."""
 
+import errno
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -15,13 +16,14 @@ from durable_store.cli.demo import demo
 from durable_store.cli.goals import episodes, stats
 from durable_store.cli.look import history, ls, show
 from durable_store.cli.operate import copy, verify
-from durable_store.cli.output import Failure, printable
+from durable_store.cli.output import Failure, give_up, printable, say
 from durable_store.errors import DurableStoreError, InvalidArgument
 
 # Typer's usage error has no name of its own there: it was click's, and became part of typer in 0.26.
 _USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 # What a shell reports for a program that SIGPIPE ended, as every other program behind `| head` is.
 _PIPE_CLOSED = 141
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 for command, example in (
@@ -79,9 +81,8 @@ def run(args: list[str]) -> int:
         getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         return _run(args)
-    except OSError as err:  # mostly nobody reads what is printed, or there is no room for it
-        _give_up(sys.stdout)
-        return _PIPE_CLOSED if isinstance(err, BrokenPipeError) else _say(str(err), 1)
+    except OSError as err:
+        return _unprinted(err) if _is_lost(err) else _say(str(err), 1)
     except KeyboardInterrupt:
         return _say("stopped", 130)
     except _USAGE_ERROR as err:
@@ -105,14 +106,29 @@ def _run(args: list[str]) -> int:
     return 0
 
 
-def _say(message: str, status: int) -> int:
+def _is_lost(err: OSError) -> bool:
+    """Whether what was printed cannot be written: nobody reads it any more, or there is no room for it."""
     try:
-        sys.stderr.write(f"durable-store: {printable(message)}\n")
-    except OSError:  # nobody hears it; the status tells
-        _give_up(sys.stderr)
+        sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
+        return True
+    # An unbuffered stdout has nothing left to write. An error of `write` names no file.
+    return isinstance(err, BrokenPipeError) or (err.filename is None and err.errno in _UNWRITABLE)
+
+
+def _unprinted(err: OSError) -> int:
+    """What had gone wrong before nobody could read it counts for more."""
+    before = err.__context__
+    while isinstance(before, OSError):
+        before = before.__context__
+    if isinstance(before, (DurableStoreError, Failure)):
+        return _say(str(before), 1)
+    if isinstance(err, BrokenPipeError):
+        return _PIPE_CLOSED
+    return _say(f"what it prints could not be written: {err.strerror}", 1)
+
+
+def _say(message: str, status: int) -> int:
+    say(f"durable-store: {printable(message)}")
     return status
-
-
-def _give_up(stream: TextIO) -> None:
-    """Drops what could not be written: Python would try again at its end, fail, and end with a status of its own."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

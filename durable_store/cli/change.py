@@ -142,7 +142,7 @@ def prune(
             unread = f" ({count_of(len(problems), 'key')} cannot be read, and stay)" if problems else ""
             _ask(f"remove {_counted(found)}{unread}", yes=yes)
             with (
-                _telling(as_json=as_json) as removed,
+                _telling(problems, "pruned", as_json=as_json) as removed,
                 progress("prune", lambda: len(found), "key") as seen,
                 threads_for("prune") as threads,
             ):
@@ -155,8 +155,7 @@ def prune(
                     seen(0)
         else:
             _tell(found, as_json=as_json, dry_run=dry_run)
-    if problems:
-        raise Failure(f"{count_of(len(problems), 'key')} could not be pruned; the first: {problems[0]}")
+    _fail_for(problems, "pruned")
 
 
 def rm(
@@ -171,7 +170,8 @@ def rm(
     """Remove all checkpoints of a goal, or of one of its episodes.
 
     The numbers of its episodes stay taken. Stop its runs first. Interrupted, it never shows an older step as the
-    newest: run it again. A key that the storage refuses is told, and the others are removed.
+    newest: run it again. A key that the storage does not remove is told, and the others are removed; where it does not
+    let look at one of them, or mark an episode as deleted, nothing is.
     """
     name = goal_from_text(goal)
     problems: list[str] = []
@@ -193,10 +193,8 @@ def rm(
             _tell(found, as_json=as_json, dry_run=True)
             return
         _ask(f"remove {_counted(found)}, for good", yes=yes)
-        with _telling(as_json=as_json) as removed, threads_for("rm") as threads:
+        with _telling(problems, "removed", as_json=as_json) as removed, threads_for("rm") as threads:
             _remove_all(store, threads, name, episode, removed, problems)
-    if problems:
-        raise Failure(f"{count_of(len(problems), 'key')} could not be removed; the first: {problems[0]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +273,7 @@ def _remove(store: Store, removed: list[_Steps], key: CheckpointKey, steps: list
     try:
         store.backend.prune(key, steps)
     except StoreUnavailable:
-        left = store.backend.steps(key)  # when it refuses this too, nobody knows, and nothing is noted
+        left = set(store.backend.steps(key))  # when it refuses this too, nobody knows, and nothing is noted
         _note(removed, key, [step for step in steps if step not in left])
         raise
     _note(removed, key, steps)
@@ -312,13 +310,19 @@ def _ask(what: str, *, yes: bool) -> None:
 
 
 @contextmanager
-def _telling(*, as_json: bool) -> Generator[list[_Steps]]:
-    """A list for what has been removed, which is told however that ends."""
+def _telling(problems: list[str], done: str, *, as_json: bool) -> Generator[list[_Steps]]:
+    """A list for what has been removed, which is told however that ends; then it fails for what could not be done."""
     removed: list[_Steps] = []
     try:
         yield removed
+        _fail_for(problems, done)  # here already, so that it is also told where the rest cannot be
     finally:
         _tell(removed, as_json=as_json, dry_run=False)
+
+
+def _fail_for(problems: list[str], done: str) -> None:
+    if problems:
+        raise Failure(f"{count_of(len(problems), 'key')} could not be {done}; the first: {problems[0]}")
 
 
 def _tell(found: list[_Steps], *, as_json: bool, dry_run: bool) -> None:

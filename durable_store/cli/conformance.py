@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from durable_store.cli.exam import show_progress, tell
-from durable_store.cli.output import printable, to_json
+from durable_store.cli.output import printable, say, to_json
 from durable_store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -157,4 +157,4 @@ def _said(problem: str, status: int) -> typer.Exit:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"durable-store: {printable(line)}", err=True)
+    say(f"durable-store: {printable(line)}")

@@ -23,6 +23,7 @@ from durable_store.cli.output import (
     print_rows,
     printable,
     ranges,
+    say,
     time_field,
     to_json,
 )
@@ -98,7 +99,7 @@ def ls(
     name = None if goal is None else goal_from_text(goal)
     with existing(url) as store:
         if getattr(store.backend, "fencing", True) is False:
-            typer.echo("durable-store: fencing is off in this store: two writers of one step can both win", err=True)
+            say("durable-store: fencing is off in this store: two writers of one step can both win")
         keys = store.keys(name)
         if on_terminal() and not as_json:
             keys = iter(sorted(keys))  # people search with their eyes; a pipe gets each row as soon as it is known

@@ -17,6 +17,7 @@ from durable_store.cli.output import (
     print_folded,
     print_line,
     printable,
+    say,
     to_json,
 )
 from durable_store.cli.progress import progress, records_in
@@ -91,7 +92,7 @@ def verify(
     read = f"{count_of(verified.records, 'record')} read ({pretty_size(verified.size)})"
     if verified.damaged:
         raise Failure(f"{read}: {verified.damaged} damaged, {verified.noted} odd")
-    typer.echo(f"{read}: {'nothing is wrong' if not findings else f'{verified.noted} odd'}", err=as_json)
+    (say if as_json else typer.echo)(f"{read}: {'nothing is wrong' if not findings else f'{verified.noted} odd'}")
 
 
 def _tell_copied(tally: Tally, problems: list[Row], *, as_json: bool) -> None:

@@ -1,13 +1,16 @@
 """How things are shown: tables on a terminal, tab-separated lines in a pipe, JSON for programs."""
 
+import io
 import json
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -88,6 +91,23 @@ def console(width: int | None = None) -> Console:
 def error_console() -> Console:
     """The same on stderr."""
     return _Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def say(line: str) -> None:
+    """Prints it on stderr. Where nobody can read that, the exit status tells."""
+    try:
+        typer.echo(line, err=True)
+    except OSError:
+        give_up(sys.stderr)
+
+
+def give_up(stream: TextIO) -> None:
+    """Drops what could not be written: Python would try again at its end, fail, and end with a status of its own."""
+    with suppress(io.UnsupportedOperation):  # one that is no file drops nothing
+        number = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def print_line(line: str) -> None:

@@ -301,6 +301,7 @@ def _read(path: str, first: int | None = None) -> bytes | None:
         with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as opened, os.fdopen(opened, "rb", closefd=False) as file:
             if not file.seekable():  # known since it was opened: no system call
                 raise OSError(errno.ESPIPE, "Not a file")
+            os.set_blocking(opened, True)  # or where a file system minds, what is not there yet would read as absent
             return file.read(first)
     except FileNotFoundError:
         return None

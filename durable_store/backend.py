@@ -96,8 +96,8 @@ class Backend(Protocol):
         ...
 
 
-# Patterns as text: compiled when the first store is opened, not when the package is imported.
-_URL = r"([A-Za-z][A-Za-z0-9+.-]*)://"
+_IN_SCHEME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
+# Patterns as text, compiled where they are needed: that takes longer than all else in opening a store.
 _NEARLY_A_URL = r"([A-Za-z][A-Za-z0-9+.-]+):"
 # A user or token before the host; or a password, which may itself hold / ? #, so that no parser would find its end.
 _USER = r"(?:^|:)//(?:[^/?#]*@|[^/@][^@]*:[^@]*@)"
@@ -115,7 +115,7 @@ def open_backend(url: str) -> Backend:
     """
     _refuse_credentials(url)
     split = _split(url)
-    if split.fragment or (url.endswith("#") and re.match(_URL, url)):
+    if split.fragment or (url.endswith("#") and _is_url(url)):
         raise InvalidURL(f"a {split.scheme}:// store URL has no #fragment; in a path write %23 for #")
     entry_point = _entry_point_of(split.scheme)
     with _works(entry_point, split.scheme):
@@ -123,6 +123,11 @@ def open_backend(url: str) -> Backend:
         options = _options(split, from_url)
         with _usable_path():
             return from_url(split, **options)
+
+
+def _is_url(text: str) -> bool:
+    scheme, found, _ = text.partition("://")
+    return bool(found) and scheme[:1].isalpha() and _IN_SCHEME.issuperset(scheme)
 
 
 def _split(url: str) -> "SplitResult":
@@ -133,7 +138,7 @@ def _split(url: str) -> "SplitResult":
         raise InvalidURL(f"a store URL is a non-empty string like sqlite:///runs.db, not {what}")
     if "\0" in url:
         raise InvalidURL("a store URL holds no NUL character")
-    if re.match(_URL, url):
+    if _is_url(url):
         try:
             return parse.urlsplit(url)
         except ValueError:  # its message quotes the host
@@ -169,11 +174,11 @@ def _refuse_credentials(url: str) -> None:
     advice = "URLs end up in logs: use the service's own configuration or environment"
     if not isinstance(url, str):
         return
-    if re.search(_USER, url):
+    if "@" in url and re.search(_USER, url):
         raise InvalidURL(f"the store URL carries a user or a password; {advice} (in a path write %40 for @)")
     from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
 
-    query = url.partition("?")[2] if re.match(_URL, url) else ""
+    query = url.partition("?")[2] if _is_url(url) else ""
     for separated in (query, query.replace(";", "&")):
         for option, value in parse.parse_qsl(separated, keep_blank_values=True):
             names, texts = _inside(option_value(value))
@@ -265,6 +270,8 @@ def no_backend(scheme: str) -> InvalidURL:
 
 def _options(url: "SplitResult", from_url: Callable[..., Backend]) -> dict[str, str]:
     """The options in the URL's query, each known to the backend and named once."""
+    if not url.query:
+        return {}
     from urllib import parse  # noqa: PLC0415 - a sixth of this package's import time
 
     parameters = inspect.signature(from_url).parameters.values()

@@ -144,7 +144,7 @@ _ENTRY_POINT = "the entry point thing = thing_backend:Thing of the group durable
         ("import", f"thing:// cannot be opened: {_ENTRY_POINT} fails with SyntaxError: invalid syntax"),
         ("class Other: ...", f"{_ENTRY_POINT} fails with AttributeError: module 'thing_backend' has no attribute"),
         ("class Thing: ...", f"{_ENTRY_POINT} fails with AttributeError: type object 'Thing' has no attribute"),
-        ("class Thing: from_url = 3", f"{_ENTRY_POINT} fails with TypeError: 3 is not a callable object"),
+        ("class Thing: from_url = 3", f"{_ENTRY_POINT} fails with TypeError: 'int' object is not callable"),
         (
             "class Thing:\n    @classmethod\n    def from_url(cls, url):\n        raise ValueError('no\\nport')",
             f"{_ENTRY_POINT} fails with ValueError: no port",

@@ -7,7 +7,7 @@ records beside its own. docs/notes/0005-deltas.md has the figures.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from durable_store.body import LITERAL, Body, Piece, Pieces, spliced
 
@@ -20,8 +20,7 @@ _STRIDE = 2**16
 _ANCHOR = 32  # bytes that must be found again behind a difference, for a copy to go on there
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
+class Rung(NamedTuple):
     """A record that later ones may build on, what its state is made of, and how many bytes of that are literals."""
 
     step: int
@@ -30,8 +29,7 @@ class Rung:
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(NamedTuple):
     """The rungs that a run's next record may build on: those that its last one did, and that one itself on top."""
 
     rungs: tuple[Rung, ...] = ()
@@ -47,8 +45,7 @@ class Ladder:
         return Plan(tuple(rungs), pieces, new) if pays else _whole(new)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """How a record is to be made: on which rungs, of which pieces."""
 
     rungs: tuple[Rung, ...]

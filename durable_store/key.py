@@ -25,9 +25,12 @@ EPISODE_ID = "@episode"
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _NAME_OF_BYTE = tuple(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in range(256))
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved also with an extension.
-_RESERVED_ON_WINDOWS = re.compile(r"(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\.|\Z)")
-_ESCAPED_IN_TEXT = re.compile(r"[/%\x00-\x1f\x7f-\x9f]")
-_ESCAPE = re.compile(rb"%([0-9a-f]{2})")
+_RESERVED_ON_WINDOWS = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)))
+)
+_ESCAPED_IN_TEXT = {
+    code: "".join(f"%{byte:02x}" for byte in chr(code).encode()) for code in (*b"/%", *range(32), *range(0x7F, 0xA0))
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,7 +114,7 @@ def storage_name(part: str) -> str:
         name = "%2e" + name[1:]
     if name.endswith("."):
         name = name[:-1] + "%2e"
-    if _RESERVED_ON_WINDOWS.match(name):
+    if name.partition(".")[0] in _RESERVED_ON_WINDOWS:
         name = f"%{ord(name[0]):02x}{name[1:]}"
     return name
 
@@ -169,12 +172,12 @@ def _whole(what: str, value: int, most: int) -> int:
 
 
 def _text(part: str) -> str:
-    return _ESCAPED_IN_TEXT.sub(lambda match: "".join(f"%{byte:02x}" for byte in match[0].encode()), part)
+    return part.translate(_ESCAPED_IN_TEXT)
 
 
 def _unescape(text: str) -> str:
     """Undoes %xx; what is no valid escape stays, and fails the comparison with the one right spelling."""
     try:
-        return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), text.encode()).decode()
+        return re.sub(rb"%([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode()).decode()
     except UnicodeError as err:
         raise InvalidKey(f"{shown(text)} is not UTF-8 behind its %xx") from err

@@ -104,6 +104,7 @@ class SqliteBackend:
         self._doubtful = False  # a flush of the WAL has failed
         self._connection: apsw.Connection | None = None
         self._wal: bool | None = None  # None until this connection was made ready to write
+        self._many_pages = 0  # of its pages, as many as _VACUUM_ABOVE is
         self._synchronous = ""
         self._everyone.add(self)
 
@@ -344,6 +345,7 @@ class SqliteBackend:
         # Only before the first table can auto_vacuum be chosen; somebody else's database keeps what it has.
         if not _rows(connection, "SELECT 1 FROM sqlite_schema LIMIT 1"):
             _pragma(connection, "auto_vacuum = INCREMENTAL")
+        self._many_pages = _VACUUM_ABOVE // int(_pragma(connection, "page_size"))
         if not _library_has_safe_wal():
             self._wal = False
             return
@@ -426,10 +428,9 @@ class SqliteBackend:
         """Whether most of the file is free, and so much that it is worth while to make it smaller."""
         try:
             free = int(_pragma(connection, "freelist_count"))
-            pages, size = int(_pragma(connection, "page_count")), int(_pragma(connection, "page_size"))
+            return free >= self._many_pages and free * 4 > 3 * int(_pragma(connection, "page_count"))
         except apsw.Error:  # what was to be done has been committed
             return False
-        return free * 4 > 3 * pages and free * size >= _VACUUM_ABOVE
 
     def _unavailable(self, doing: str, err: BaseException, *, maybe_saved: bool = False) -> StoreUnavailable:
         reasons = (reason for kind, reason in _REASONS if isinstance(err, kind))

@@ -1,6 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests start thousands of processes, each of which would compile all of this package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check prove matrix clean
 
 demo: .venv/bin/durable-store  ## an agent is killed five times and ends where it would have ended

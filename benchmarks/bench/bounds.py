@@ -157,7 +157,9 @@ BOUNDS = (
         for name in ("ReadKeys", "ReadSteps")
         for contestant, where, what, figure in (
             (OURS, "SQLite", "`latest`", "latest_us"),
+            (OURS, "SQLite, not read lately", "`latest`", "unread_us"),
             (FILES, "files", "`latest`", "latest_us"),
+            (FILES, "files, not read lately", "`latest`", "unread_us"),
             ("ours-s3", "S3", "requests", "requests"),
         )
     ),

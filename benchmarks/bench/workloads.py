@@ -294,7 +294,11 @@ class Bench:
 
     def _asked(self, workload: Workload, case: Case, place: str, number: int) -> dict[str, Any]:
         if not case.server:
-            return run_child(self._python, self._spec(workload, case, place, seed=number))
+            # Another process reads the same just before. Of 200 reads in a store of 10 keys hardly one goes to the
+            # disk, in one of a million all do: that is a figure of its own, and nothing that a size costs.
+            spec = self._spec(workload, case, place, seed=number)
+            unread, read = run_child(self._python, spec), run_child(self._python, spec)
+            return read | {"unread_us": unread["latest_us"]}
         with FaultProxy(self._server(case.server).endpoint) as proxy:
             place = proxy.url(urlsplit(place).path.strip("/"))
             said = run_child(self._python, self._spec(workload, case, place, seed=number))

@@ -258,6 +258,17 @@ def decode(
         CheckpointDamaged: anything else that is wrong with it; the message says what.
     """
     header = check(record, key, step)
+    json = _decode_json(record, header, fetch)
+    try:
+        state = orjson.loads(json)
+    except orjson.JSONDecodeError as err:
+        raise _damaged(key, step, f"its state is no JSON ({err})") from err
+    return Record(header, digest_of(record), json, state)
+
+
+def _decode_json(record: bytes, header: Header, fetch: Callable[[Sequence[int]], Sequence[bytes | None]]) -> bytes:
+    """The state's JSON, made of the record and its bases, of which nothing is left in memory when it returns."""
+    key, step = header.key, header.step
     reader = Reader()
     if header.bases:
         links = [base for base, _ in header.bases]
@@ -271,12 +282,7 @@ def decode(
             except CheckpointDamaged as err:
                 raise _damaged(key, step, f"its base, step {base}: {str(err).partition(': ')[2]}") from err
     _add(reader, record, header)
-    json = reader.state(step)
-    try:
-        state = orjson.loads(json)
-    except orjson.JSONDecodeError as err:
-        raise _damaged(key, step, f"its state is no JSON ({err})") from err
-    return Record(header, digest_of(record), json, state)
+    return reader.state(step)
 
 
 def check(record: bytes, key: CheckpointKey, step: int) -> Header:

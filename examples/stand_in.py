@@ -71,8 +71,8 @@ def started(port: int = 0) -> str:
 
 
 if __name__ == "__main__":
-    print(f"OPENAI_BASE_URL={started(int(sys.argv[1]) if sys.argv[1:] else 0)}", flush=True)
     try:
+        print(f"OPENAI_BASE_URL={started(int(sys.argv[1]) if sys.argv[1:] else 0)}", flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         sys.exit(0)

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests start thousands of processes, each of which would compile all of this package again.
+# Where it is set, each of the thousands of processes that tests start compiles all of this package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check prove matrix clean

@@ -267,7 +267,7 @@ def decode(
 
 
 def _decode_json(record: bytes, header: Header, fetch: Callable[[Sequence[int]], Sequence[bytes | None]]) -> bytes:
-    """The state's JSON, made of the record and its bases, of which nothing is left in memory when it returns."""
+    """The state's JSON, made of the record and its bases, which it lets go of with all that it has unpacked."""
     key, step = header.key, header.step
     reader = Reader()
     if header.bases:

@@ -157,11 +157,18 @@ BOUNDS = (
         for name in ("ReadKeys", "ReadSteps")
         for contestant, where, what, figure in (
             (OURS, "SQLite", "`latest`", "latest_us"),
-            (OURS, "SQLite, not read lately", "`latest`", "unread_us"),
             (FILES, "files", "`latest`", "latest_us"),
-            (FILES, "files, not read lately", "`latest`", "unread_us"),
             ("ours-s3", "S3", "requests", "requests"),
         )
+    ),
+    *(
+        Bound(
+            f"ReadKeys, {where}: `latest` of any size, not read lately, of the smallest's",
+            "ReadKeys",
+            widest(contestant, "unread_us"),
+            1.5,
+        )
+        for contestant, where in ((OURS, "SQLite"), (FILES, "files"))
     ),
     Bound(
         "Long, SQLite: a commit at the end of the JSON of its state, checks included",

@@ -48,7 +48,7 @@ def run_child(python: Path, spec: Mapping[str, Any], before: Sequence[str] = ())
     path = os.pathsep.join(map(str, (ROOT, ROOT / "backends")))
     # PYTHONHASHSEED: the same dicts and sets in each round.
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled; ours is so, too, from here on
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled; ours is, once it was imported
     command = [*before, str(python), "-P", "-m", "benchmarks.bench.child", json.dumps(spec)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -29,8 +29,10 @@ HOW = """\
 * Flushes (`fsync`, `fdatasync`) are counted by strace in a shorter run of their own, after the first few commits.
 * `latest` is read by a process that was just started, from the opening of the store to Python objects. The start of the
   interpreter is not in it; what it takes to import the library is told apart.
-* Before `latest` of many keys or steps another process reads the same ones, so that they are in the machine's memory in
-  a store of any size, as the few of a small store always are. *Not read lately* is what that first process saw.
+* Before `latest` of many keys or steps, on SQLite and files, another process reads the same, so that they are in the
+  machine's memory in a store of any size, as the few of a small store always are. *Not read lately* is what that other
+  process saw; where it reads few keys again and again, or one, that is no first reading either. *The first* is the
+  first read of the process behind it.
 * Memory is the most that the process ever had (`VmHWM`), and, in brackets, what that is above a process that has
   imported the same.
 * The state that is read back is compared with the one that was committed last, for each contestant, in each round.

@@ -294,8 +294,8 @@ class Bench:
 
     def _asked(self, workload: Workload, case: Case, place: str, number: int) -> dict[str, Any]:
         if not case.server:
-            # Another process reads the same just before. Of 200 reads in a store of 10 keys hardly one goes to the
-            # disk, in one of a million all do: that is a figure of its own, and nothing that a size costs.
+            # Another process reads the same just before. Of 200 reads in a store of 10 keys hardly one is the first of
+            # its key, in one of a million all are: what that costs is a figure of its own.
             spec = self._spec(workload, case, place, seed=number)
             unread, read = run_child(self._python, spec), run_child(self._python, spec)
             return read | {"unread_us": unread["latest_us"]}
